@@ -1,0 +1,1 @@
+"""The asyncio SDK for the SMSID SMS and one-time-password API."""
