@@ -1,0 +1,631 @@
+"""The one way to the API: retry → budget → sign → exchange → decode.
+
+Every attempt takes a slot, is signed, and runs as one exchange in a task of its
+own, so that a cancelled caller neither wedges the connection pool nor hides what
+became of a message that had left. Every foreign exception ends here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import random
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import attrs
+import httpx
+
+from smsid_async._envelope import MAX_BODY, Answer, api_error, plain_success, read_answer
+from smsid_async._retry import Tally, backoff, parse_http_date, parse_retry_after, retrying
+from smsid_async._signing import sign
+from smsid_async._version import __version__
+from smsid_async.errors import (
+    BudgetTimeoutError,
+    ConfigurationError,
+    InvalidResponseError,
+    NotSentError,
+    OutcomeUnknownError,
+    RateLimitError,
+    ServerError,
+    SMSIDError,
+    TransportError,
+)
+from smsid_async.hooks import AttemptFinished
+from smsid_async.models import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Mapping
+
+    import anyio
+
+    from smsid_async._config import Settings
+    from smsid_async._retry import RetryPolicy
+    from smsid_async.budget import Budget, Priority, Slot
+    from smsid_async.hooks import Event, Hook
+    from smsid_async.models import JSONObject
+
+__all__ = ["Call", "Pipeline", "outcome_of"]
+
+_T = TypeVar("_T")
+_logger = logging.getLogger("smsid_async")
+
+_LEAST_FOR_A_WRITE = 1.0  # seconds of a call's timeout; less would cut the answer off
+_TIME_FOR_A_REFUSAL = 1.0  # seconds
+_KEEPALIVE = 2.5  # seconds; common servers close idle connections after 5
+_PLACES_UNTOLD = 50  # connections for a budget that does not say how many it lets out
+_MAY_COUNT_LATER = frozenset({502, 504})  # a gateway answered for a server that had not
+_USER_AGENT = f"smsid-async/{__version__} python/{sys.version_info[0]}.{sys.version_info[1]}"
+
+# Raised before a connection is in use, by transports that do not tell us more.
+_BEFORE_SENDING = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+    httpx.LocalProtocolError,
+    httpx.InvalidURL,
+)
+
+
+@attrs.define(eq=False, kw_only=True)
+class Call(Generic[_T]):
+    """One call of a public method, on its way.
+
+    Attributes:
+        method: `GET` or `POST`.
+        path: Below the base URL, such as `/sms/send`.
+        body: The exact bytes of the request; empty for a GET.
+        decode: Turns an answer's `data` into the result.
+        private: What must appear in no error's text.
+        write: Whether it costs money or changes something.
+        verifying: Whether a 422 means a wrong code.
+        policy: What may be tried again.
+        priority: The lane.
+        timeout: Seconds for the whole call, None for no limit.
+        attempt_timeout: Seconds for one attempt.
+        max_wait: Seconds to wait for each slot, None for no limit.
+        deadline: When the call must end, on the loop's clock.
+        tally: What has happened so far.
+        attempt: The number of the present attempt, from 1.
+        arrival: The place in the budget's queue, once it is known.
+        doubtful: Whether an earlier attempt may have taken effect.
+        exchange: The present exchange.
+    """
+
+    method: str
+    path: str
+    body: bytes
+    decode: Callable[[JSONObject], _T]
+    private: tuple[str, ...]
+    write: bool
+    verifying: bool = False
+    policy: RetryPolicy
+    priority: Priority
+    timeout: float | None
+    attempt_timeout: float
+    max_wait: float | None
+    deadline: float | None = None
+    tally: Tally = attrs.field(init=False)
+    attempt: int = 0
+    arrival: int | None = None
+    doubtful: bool = False
+    exchange: Exchange[_T] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.tally = Tally(write=self.write)
+
+    @property
+    def left(self) -> bool:
+        """Whether its last exchange may have taken effect."""
+        exchange = self.exchange
+        if exchange is None or not exchange.may_have_left:
+            return False
+        return exchange.error is None or exchange.error.maybe_sent
+
+    def time_left(self) -> float | None:
+        """Seconds in which an attempt may still start, None for no limit."""
+        if self.deadline is None:
+            return None
+        spare = _LEAST_FOR_A_WRITE if self.write else 0.0
+        return self.deadline - asyncio.get_running_loop().time() - spare
+
+
+@attrs.define(eq=False, kw_only=True)
+class Exchange(Generic[_T]):
+    """One HTTP exchange: what it is for, how far it came, and how it ended."""
+
+    call: Call[_T]
+    slot: Slot
+    waited: float
+    started: float
+    scope: anyio.CancelScope
+    done: asyncio.Future[None]
+    transport_traces: bool
+    handed_over: bool = False
+    headers_started: bool = False
+    traced: bool = False
+    status_code: int | None = None
+    task: asyncio.Task[None] | None = None
+    ended: bool = False
+    result: _T | None = None
+    error: SMSIDError | None = None
+
+    async def trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Listen to httpcore: the request leaves when its first header byte does."""
+        self.traced = True
+        if event.endswith("send_request_headers.started"):
+            self.headers_started |= info["request"].method != b"CONNECT"
+
+    @property
+    def may_have_left(self) -> bool:
+        """Whether the request may have reached the server.
+
+        A transport that emits no trace leaves us in doubt from the moment it is
+        handed the request.
+        """
+        if self.headers_started or self.status_code is not None:
+            return True
+        return self.handed_over and not (self.traced or self.transport_traces)
+
+
+def outcome_of(error: SMSIDError) -> Outcome:
+    """Tell what became of a send that raised this."""
+    if error.maybe_sent:
+        return Outcome.UNKNOWN
+    refused = getattr(error, "status_code", None) is not None
+    return Outcome.REJECTED if refused else Outcome.NOT_SENT
+
+
+def encode(payload: Mapping[str, str]) -> bytes:
+    """Serialise a body, once: what is signed is what is sent."""
+    return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+class Pipeline:
+    """Carries calls to the API; shared by a client and all views on it.
+
+    Args:
+        settings: Who we are and where the API is.
+        budget: Asked for a slot before every request.
+        http_client: The caller's own client, None to own one for each event loop.
+        hooks: Told the end of every attempt.
+        draw: Returns an even draw from [0, 1), for the retry's jitter.
+        wall_clock: Returns seconds since the epoch, for `Retry-After` dates.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        budget: Budget,
+        *,
+        http_client: httpx.AsyncClient | None = None,
+        hooks: tuple[Hook, ...] = (),
+        draw: Callable[[], float] = random.random,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._budget = budget
+        self._given_client = http_client
+        self._hooks = hooks
+        self._draw = draw
+        self._wall_clock = wall_clock
+        self._connections: _Connections | None = None
+        self._transport_traces = http_client is None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._headers = _base_headers(settings)
+        self._urls: dict[str, httpx.URL] = {}
+        self.closed = False
+
+    @property
+    def budget(self) -> Budget:
+        """The budget that every request is taken from."""
+        return self._budget
+
+    @property
+    def open_connections(self) -> bool:
+        """Whether connections of ours wait in a live event loop to be closed."""
+        return self._connections is not None and not self._connections.over
+
+    async def request(self, call: Call[_T]) -> _T:
+        """Carry one call to its end.
+
+        Returns:
+            The decoded `data` of a plain success.
+
+        Raises:
+            SMSIDError: Every failure there is, with `maybe_sent`.
+            asyncio.CancelledError: As the caller's task was; it too carries `maybe_sent`.
+        """
+        if call.timeout is not None:
+            call.deadline = asyncio.get_running_loop().time() + call.timeout
+        try:
+            try:
+                return await self._attempt(call)
+            except (ServerError, TransportError, RateLimitError) as error:
+                return await self._carry_on(call, error)
+        except asyncio.CancelledError as cancelled:
+            cancelled.maybe_sent = call.write and (call.doubtful or call.left)  # type: ignore[attr-defined]
+            raise
+        except SMSIDError as error:
+            if call.doubtful and not error.maybe_sent:
+                raise _doubt(call, "a later attempt failed, but an earlier one") from error
+            raise
+
+    async def settle(self, call: Call[_T]) -> _T:
+        """Wait for the exchange that a cancelled call left behind, and return its result."""
+        exchange = call.exchange
+        assert exchange is not None  # noqa: S101 - only asked of a call that has left
+        assert exchange.task is not None  # noqa: S101 - and so has a task
+        await asyncio.wait((exchange.task,))
+        return _result_of(exchange)
+
+    async def aclose(self) -> None:
+        """Refuse new attempts, wait for the exchanges under way, close what is ours."""
+        self.closed = True
+        loop = asyncio.get_running_loop()
+        tasks = [task for task in self._tasks if task.get_loop() is loop]
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._connections is not None:
+            await self._connections.aclose()
+
+    # -- one attempt ---------------------------------------------------------
+
+    async def _attempt(self, call: Call[_T]) -> _T:
+        call.attempt += 1
+        call.exchange = None
+        self._check_open()
+        began = asyncio.get_running_loop().time()
+        slot = await self._slot(call)
+        call.arrival = getattr(slot, "arrival", None)
+        try:
+            self._check_open()
+            exchange = self._prepare(call, slot, began)
+        except BaseException:
+            slot.unused()
+            raise
+        return await self._perform(exchange)
+
+    async def _slot(self, call: Call[_T]) -> Slot:
+        time_left = call.time_left()
+        if time_left is not None and time_left <= 0:
+            raise BudgetTimeoutError(
+                f"timeout={call.timeout} leaves no time to start"
+                + (f"; a write needs {_LEAST_FOR_A_WRITE:g} s for itself" if call.write else "")
+            )
+        limits = [limit for limit in (call.max_wait, time_left) if limit is not None]
+        place = {} if call.arrival is None else {"arrival": call.arrival}
+        return await self._budget.acquire(call.priority, min(limits, default=None), **place)
+
+    def _prepare(self, call: Call[_T], slot: Slot, began: float) -> Exchange[_T]:
+        import anyio  # noqa: PLC0415 - httpx too loads it with its first request only
+
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        limit = now + call.attempt_timeout
+        call.exchange = Exchange(
+            call=call,
+            slot=slot,
+            waited=now - began,
+            started=now,
+            scope=anyio.CancelScope(
+                deadline=limit if call.deadline is None else min(limit, call.deadline)
+            ),
+            done=loop.create_future(),
+            transport_traces=self._transport_traces,
+        )
+        return call.exchange
+
+    async def _perform(self, exchange: Exchange[_T]) -> _T:
+        """Run an exchange in its own task, so that cancelling the caller is safe."""
+        exchange.task = task = asyncio.create_task(self._run(exchange))
+        self._tasks.add(task)
+        task.add_done_callback(lambda task: self._finished(exchange, task))
+        try:
+            await exchange.done
+        except asyncio.CancelledError:
+            await _abandon(exchange, task)
+            raise
+        return _result_of(exchange)
+
+    async def _run(self, exchange: Exchange[_T]) -> None:
+        """Make the exchange and note how it ended; nothing but a shutdown gets out."""
+        try:
+            with exchange.scope:
+                answer, headers = await self._send_and_read(exchange)
+                exchange.result = self._judge(exchange.call, answer, headers)
+            if exchange.scope.cancelled_caught:
+                exchange.error = self._broken(exchange, TimeoutError(_late(exchange)))
+        except SMSIDError as error:
+            exchange.error = error
+        except asyncio.CancelledError as exc:  # the event loop is shutting down
+            exchange.error = self._broken(exchange, exc)
+            raise
+        except Exception as exc:  # noqa: BLE001 - the one place where foreign exceptions end
+            exchange.error = self._broken(exchange, exc)
+        finally:
+            self._end(exchange)
+
+    async def _send_and_read(self, exchange: Exchange[_T]) -> tuple[Answer, httpx.Headers]:
+        client = await self._client()
+        request = self._signed_request(exchange)
+        exchange.handed_over = True
+        response = await client.send(request, stream=True, auth=None, follow_redirects=False)
+        exchange.status_code = response.status_code
+        try:
+            body = await (_read_refusal if response.status_code == 429 else _read_bounded)(response)
+        finally:
+            await response.aclose()
+        return read_answer(response.status_code, body), response.headers
+
+    def _signed_request(self, exchange: Exchange[_T]) -> httpx.Request:
+        call = exchange.call
+        url = self._urls.get(call.path)
+        if url is None:
+            url = self._urls[call.path] = httpx.URL(self._settings.base_url + call.path)
+        headers = list(self._headers)
+        if call.body:
+            headers.append((b"Content-Type", b"application/json"))
+        if self._settings.api_secret is not None:
+            headers.append((b"X-Api-Sign", sign(call.body, self._settings.api_secret).encode()))
+        return httpx.Request(
+            call.method,
+            url,
+            headers=headers,
+            content=call.body or None,
+            extensions={"timeout": httpx.Timeout(None).as_dict(), "trace": exchange.trace},
+        )
+
+    def _judge(self, call: Call[_T], answer: Answer, headers: httpx.Headers) -> _T:
+        """Turn an answer into the call's result or its error."""
+        if answer.refused or answer.status_code >= 500:
+            moment = parse_http_date(headers.get("Date")) or self._wall_clock()
+            error = api_error(
+                answer,
+                verifying=call.verifying,
+                retry_after=parse_retry_after(headers.get("Retry-After"), now=moment),
+                private=(*call.private, self._settings.api_key, self._settings.api_secret or ""),
+            )
+            if call.write and not answer.refused:
+                raise _doubt(call, f"HTTP {answer.status_code} came back, but it") from error
+            raise error
+        try:
+            return call.decode(plain_success(answer))
+        except InvalidResponseError as error:
+            if call.write:
+                raise _doubt(call, "no trustworthy answer came back, but it") from error
+            raise
+
+    def _broken(self, exchange: Exchange[_T], exc: BaseException) -> SMSIDError:
+        """Map a foreign exception: the one place where that is done."""
+        call = exchange.call
+        left = exchange.may_have_left
+        if exchange.handed_over and not exchange.traced and isinstance(exc, Exception):
+            # No trace although our own transport emits them: it was replaced, by a mock say.
+            left = left or not isinstance(exc, (*_BEFORE_SENDING, TimeoutError))
+        exchange.headers_started = left
+        why = f"{type(exc).__name__}" if not isinstance(exc, TimeoutError) else str(exc)
+        error: SMSIDError
+        if not left:
+            error = NotSentError(f"the request never left: {why}. Check the network and base_url")
+        elif call.write:
+            error = _doubt(call, f"the exchange broke ({why}), but it")
+        else:
+            error = TransportError(f"the exchange broke: {why}. It was a read, so try again")
+        error.__cause__ = exc
+        return error
+
+    def _finished(self, exchange: Exchange[_T], task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not exchange.ended:  # cancelled by a shutdown before its first step
+            self._end(exchange)
+
+    def _end(self, exchange: Exchange[_T]) -> None:
+        """Give the slot back, tell the observers, release the caller."""
+        exchange.ended = True
+        call, status = exchange.call, exchange.status_code
+        if not exchange.may_have_left:
+            exchange.slot.unused()
+        elif status is None or status in _MAY_COUNT_LATER:
+            exchange.slot.given_up()
+        else:
+            exchange.slot.answered()
+        self._transport_traces = self._transport_traces or exchange.traced
+        if isinstance(exchange.error, RateLimitError):
+            asked = exchange.error.retry_after
+            if asked is None:
+                asked = backoff(call.policy, call.tally.refused + 1, self._draw)
+            self._budget.hold(asked)
+            _logger.warning("HTTP 429: all requests of this key are held for %.1f s", asked)
+        if isinstance(exchange.error, OutcomeUnknownError):
+            call.doubtful = True
+            _logger.warning("%s %s: outcome unknown", call.method, call.path)
+        self._report(exchange)
+        if not exchange.done.done():
+            exchange.done.set_result(None)
+
+    def _report(self, exchange: Exchange[_T]) -> None:
+        debugging = _logger.isEnabledFor(logging.DEBUG)
+        if not debugging and not self._hooks:
+            return
+        event = _event(exchange)
+        if debugging:
+            _logger.debug(
+                "%s %s %s in %.0f ms, attempt %d, lane %s, waited %.3f s",
+                event.method,
+                event.path,
+                event.status_code or event.error,
+                event.duration * 1000,
+                event.attempt,
+                event.priority.name,
+                event.waited,
+            )
+        for hook in self._hooks:
+            _tell(hook, event)
+
+    # -- further attempts ----------------------------------------------------
+
+    async def _carry_on(self, call: Call[_T], error: SMSIDError) -> _T:
+        """Hand a failed first attempt to tenacity, as the first of its attempts."""
+        first: list[SMSIDError] = [error]
+
+        async def attempt() -> _T:
+            if first:
+                raise first.pop()
+            return await self._attempt(call)
+
+        def too_late(pause: float) -> bool:
+            time_left = call.time_left()
+            return time_left is not None and pause >= time_left
+
+        machine = retrying(call.policy, call.tally, draw=self._draw, give_up=too_late)
+        return await machine(attempt)
+
+    # -- the HTTP client -----------------------------------------------------
+
+    async def _client(self) -> httpx.AsyncClient:
+        if self._given_client is not None:
+            return self._given_client
+        loop = asyncio.get_running_loop()
+        connections = self._connections
+        if connections is None or connections.over or connections.loop is not loop:
+            if connections is not None and not connections.over and connections.loop.is_running():
+                raise ConfigurationError(
+                    "this SMSIDClient is in use in another running event loop; "
+                    "make one client for each loop that runs at the same time"
+                )
+            places = getattr(self._budget, "max_in_flight", _PLACES_UNTOLD)
+            self._connections = connections = _Connections(loop, self._settings, places)
+            await connections.start()
+        return connections.client
+
+    def _check_open(self) -> None:
+        given = self._given_client
+        if self.closed or (given is not None and given.is_closed):
+            raise ConfigurationError(
+                "the client is closed, nothing was sent; make the call inside `async with`, "
+                "or make a new client"
+            )
+
+
+class _Connections:
+    """An `httpx.AsyncClient` of ours, closed with its event loop at the latest."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, settings: Settings, places: int) -> None:
+        self.loop = loop
+        self.over = False
+        self.client = httpx.AsyncClient(
+            trust_env=not settings.loopback,
+            limits=httpx.Limits(
+                max_connections=places,
+                max_keepalive_connections=places,
+                keepalive_expiry=_KEEPALIVE,
+            ),
+        )
+        self._lifetime = self._live()
+
+    async def start(self) -> None:
+        """Tie the connections to the running loop, which ends its generators on shutdown."""
+        await anext(self._lifetime)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        if self.loop is asyncio.get_running_loop():
+            await self._lifetime.aclose()
+
+    async def _live(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self.over = True
+            await self.client.aclose()
+
+
+async def _abandon(exchange: Exchange[Any], task: asyncio.Task[None]) -> None:
+    """Let go of an exchange whose caller was cancelled.
+
+    Once the request may have left it goes on by itself, to learn its outcome.
+    Before that it is ended in anyio's way, which leaves the connection pool whole.
+    """
+    if exchange.may_have_left:
+        return
+    exchange.scope.cancel()
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):  # the first one is raised again
+            await asyncio.wait((task,))
+
+
+def _result_of(exchange: Exchange[_T]) -> _T:
+    if exchange.error is not None:
+        raise exchange.error
+    return exchange.result  # type: ignore[return-value]  # set whenever there is no error
+
+
+async def _read_bounded(response: httpx.Response) -> bytes:
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise InvalidResponseError("the answer is compressed, though we asked it not to be")
+    if response.is_stream_consumed:  # a mock's answer, read before it was given
+        return response.content
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise InvalidResponseError(f"the answer is larger than {MAX_BODY} bytes")
+    return bytes(body)
+
+
+async def _read_refusal(response: httpx.Response) -> bytes:
+    """Read the body of a 429 if that goes quickly: the status alone says all that matters."""
+    body = b""
+    with contextlib.suppress(httpx.HTTPError, InvalidResponseError, TimeoutError):
+        async with asyncio.timeout(_TIME_FOR_A_REFUSAL):
+            body = await _read_bounded(response)
+    return body
+
+
+def _base_headers(settings: Settings) -> tuple[tuple[bytes, bytes], ...]:
+    return (
+        (b"Accept", b"application/json"),
+        (b"Accept-Encoding", b"identity"),
+        (b"User-Agent", _USER_AGENT.encode()),
+        (b"X-Api-Key", settings.api_key.encode()),
+    )
+
+
+def _doubt(call: Call[Any], what: str) -> OutcomeUnknownError:
+    return OutcomeUnknownError(
+        f"{call.method} {call.path}: {what} may have taken effect. "
+        "It was not repeated; find out before you do"
+    )
+
+
+def _late(exchange: Exchange[Any]) -> str:
+    return f"no answer within {exchange.scope.deadline - exchange.started:.3g} s"
+
+
+def _event(exchange: Exchange[Any]) -> AttemptFinished:
+    call, error = exchange.call, exchange.error
+    return AttemptFinished(
+        method=call.method,
+        path=call.path,
+        attempt=call.attempt,
+        priority=call.priority,
+        waited=exchange.waited,
+        duration=asyncio.get_running_loop().time() - exchange.started,
+        status_code=exchange.status_code,
+        outcome=Outcome.SENT if error is None else outcome_of(error),
+        error=None if error is None else type(error).__name__,
+    )
+
+
+def _tell(hook: Hook, event: Event) -> None:
+    try:
+        hook(event)
+    except Exception as exc:  # noqa: BLE001 - an observer must not change an outcome
+        _logger.error("hook %r raised %s", type(hook).__name__, type(exc).__name__)  # noqa: TRY400

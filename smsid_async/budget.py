@@ -1,0 +1,655 @@
+"""The rate budget: who may send one request, and when.
+
+Three parts, from pure to practical. `_Window` is arithmetic on times that it is
+given: which slots are free, what the shape of the traffic allows, how long a hold
+lasts. `_Pump` is a queue and one timer for one event loop. `RateBudget` ties them
+together and is what everybody uses.
+
+Why the guarantee holds: a slot taken for a request comes back `period` + `margin`
+after that request's answer. Were `limit` + 1 requests counted within less than a
+period, then at the last count each of them has left, and none has had its slot
+back: the server counted it before it answered, less than a period ago. So all of
+them hold a slot at once, and there are only `limit`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import itertools
+import math
+import threading
+import time
+from enum import IntEnum
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from weakref import WeakValueDictionary
+
+import attrs
+
+from smsid_async.errors import BudgetTimeoutError, ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Self
+
+__all__ = ["Budget", "BudgetStatistics", "Priority", "RateBudget", "Slot", "shared_budget"]
+
+
+class Priority(IntEnum):
+    """The lane in which a call waits for its slot, best first."""
+
+    HIGH = 0
+    NORMAL = 1
+    BULK = 2
+    BACKGROUND = 3
+
+
+_BURSTING = (Priority.HIGH, Priority.NORMAL)
+_PACED_DEPTH = 2  # one at a time, and one to make up for a timer that fired late
+_SLOWDOWN = 0.7  # of the rate, for each hold
+_SLOWEST = 0.1
+_RECOVERY = 0.45  # of the full rate for each period: from the slowest to full in two
+_SHORTEST_NAP = 1e-5  # seconds; a rounded-off timer must not fire for ever at one instant
+_SMOOTHING = 0.2  # weight of the newest exchange in the running mean of their durations
+
+
+class Slot(Protocol):
+    """The right to one request; end it exactly once."""
+
+    def answered(self) -> None:
+        """Say that the server has answered: it has counted the request by now."""
+        ...
+
+    def given_up(self) -> None:
+        """Say that the request left and no answer is awaited: it may be counted later."""
+        ...
+
+    def unused(self) -> None:
+        """Say that the request provably never left: the slot is free again at once."""
+        ...
+
+
+@runtime_checkable
+class Budget(Protocol):
+    """What the client asks before every request; bring your own if you like.
+
+    A budget whose slots have an `arrival` is handed it back as the keyword
+    `arrival` when the same call asks again, so that a retry keeps its place.
+    """
+
+    async def acquire(
+        self, priority: Priority = Priority.NORMAL, max_wait: float | None = None
+    ) -> Slot:
+        """Wait for a slot.
+
+        Args:
+            priority: The lane to wait in.
+            max_wait: Seconds it may take; None for as long as needed.
+
+        Raises:
+            BudgetTimeoutError: No slot within `max_wait`; nothing was sent.
+        """
+        ...
+
+    def hold(self, seconds: float) -> None:
+        """Let nobody send for so many seconds: the server answered 429."""
+        ...
+
+    def statistics(self) -> BudgetStatistics:
+        """Tell how full the budget is."""
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of what the budget holds open, if anything."""
+        ...
+
+
+@attrs.frozen
+class BudgetStatistics:
+    """How full a budget is, at one moment.
+
+    Attributes:
+        limit: Requests in each period.
+        period: Seconds.
+        free: Slots that could be taken now.
+        in_flight: Requests that are being made.
+        waiting: Calls in the queue, by lane.
+        held_for: Seconds until the present hold ends, 0 without one.
+        rate_limited: Answers 429 seen so far.
+        rate: The share of the full rate that is used, 1.0 unless 429s came.
+    """
+
+    limit: int
+    period: float
+    free: int
+    in_flight: int
+    waiting: Mapping[Priority, int]
+    held_for: float
+    rate_limited: int
+    rate: float
+
+
+@attrs.frozen
+class _Rules:
+    """What a budget was told, checked."""
+
+    limit: int
+    period: float
+    burst: int
+    reserve: int
+    max_in_flight: int
+    margin: float
+    linger: float
+
+    def __attrs_post_init__(self) -> None:
+        for name in ("limit", "burst", "max_in_flight"):
+            _check_count(name, getattr(self, name), least=1)
+        _check_count("reserve", self.reserve, least=0)
+        _check_duration("period", self.period)
+        for name in ("margin", "linger"):
+            _check_duration(name, getattr(self, name), zero=True)
+        if self.reserve >= self.limit:
+            raise ConfigurationError(
+                f"reserve={self.reserve} leaves nothing of limit={self.limit} for other lanes"
+            )
+        if self.burst > self.limit:
+            raise ConfigurationError(f"burst={self.burst} is more than limit={self.limit} allows")
+        if self.reserve >= self.max_in_flight:
+            raise ConfigurationError(
+                f"reserve={self.reserve} leaves no place in flight of "
+                f"max_in_flight={self.max_in_flight} for other lanes"
+            )
+
+    @property
+    def cooldown(self) -> float:
+        """Seconds from an answer to its slot's return."""
+        return self.period + self.margin
+
+    @property
+    def rate(self) -> float:
+        """Requests a second at which the shape's bucket is refilled."""
+        return self.limit / self.cooldown
+
+    def kept_from(self, lane: Priority) -> int:
+        """Slots, and places in flight, that this lane must leave alone."""
+        return 0 if lane is Priority.HIGH else self.reserve
+
+
+class _Window:
+    """Slots, places in flight, shape and hold. All methods take the time and never wait."""
+
+    def __init__(self, rules: _Rules) -> None:
+        self.rules = rules
+        self.in_flight = 0
+        self.held_until = -math.inf
+        self.rate_limited = 0
+        self._idle = rules.limit
+        self._returns: list[float] = []  # a heap: when each slot that cools down is back
+        self._level = 0.0  # of the bucket: requests that the refill has not yet covered
+        self._leaked_at = -math.inf
+        self._slowed_to = 1.0
+        self._slowed_at = -math.inf
+        self._exchange_time = 0.0
+
+    def take(self, lane: Priority, now: float) -> float:
+        """Take a slot and return 0, or take nothing and return the seconds to wait.
+
+        Infinity means: until some request in flight ends.
+        """
+        wait = max(self._hold_wait(now), self._slot_wait(lane, now), self._shape_wait(lane, now))
+        if wait <= 0 and self._has_place(lane):
+            self._idle -= 1
+            self.in_flight += 1
+            self._level += 1
+            return 0.0
+        return wait if self._has_place(lane) else math.inf
+
+    def give_back(self, now: float, *, cooldown: float, taken_at: float) -> None:
+        """End a request: its slot is free again after `cooldown` seconds."""
+        self.in_flight -= 1
+        heapq.heappush(self._returns, now + cooldown)
+        self._exchange_time += _SMOOTHING * (now - taken_at - self._exchange_time)
+
+    def undo(self) -> None:
+        """End a request that never left, as though it had never been granted."""
+        self.in_flight -= 1
+        self._idle += 1
+        self._level = max(0.0, self._level - 1)
+
+    def hold(self, seconds: float, now: float) -> None:
+        """Let nobody take a slot for so long, and go slower afterwards, once for each hold."""
+        self.rate_limited += 1
+        if now >= self.held_until:
+            self._slowed_to = max(_SLOWEST, self.speed(now) * _SLOWDOWN)
+        self.held_until = max(self.held_until, now + seconds)
+        self._slowed_at = self.held_until
+        self._level, self._leaked_at = 1.0, self.held_until
+
+    def speed(self, now: float) -> float:
+        """The share of the full rate that the present time allows."""
+        if self._slowed_to == 1.0:
+            return 1.0
+        recovered = _RECOVERY * max(0.0, now - self._slowed_at) / self.rules.period
+        speed = min(1.0, self._slowed_to + recovered)
+        if speed == 1.0:
+            self._slowed_to = 1.0
+        return speed
+
+    def free(self, now: float) -> int:
+        """Slots that are not taken and not cooling down."""
+        while self._returns and self._returns[0] <= now:
+            heapq.heappop(self._returns)
+            self._idle += 1
+        return self._idle
+
+    def projected_wait(self, lane: Priority, ahead: int, now: float) -> float:
+        """Estimate the seconds until a call with so many others ahead of it is served."""
+        kept = self.rules.kept_from(lane)
+        cycle = self.rules.cooldown + self._exchange_time
+        laps, turn = divmod(ahead, self.rules.limit - kept)
+        slot = self._nth_return(kept + turn, now, cycle) + laps * cycle
+        shape = self._shape_wait(lane, now, ahead=ahead)
+        places = ahead * self._exchange_time / (self.rules.max_in_flight - kept)
+        return max(slot, shape, places, self._hold_wait(now))
+
+    def _nth_return(self, n: int, now: float, cycle: float) -> float:
+        """Seconds until more than `n` slots are free, if nobody takes any."""
+        nth_cooling = n - self.free(now)
+        if nth_cooling < 0:
+            return 0.0
+        if nth_cooling < len(self._returns):
+            return sorted(self._returns)[nth_cooling] - now
+        return cycle  # in flight still: answered any moment, then it cools down
+
+    def _hold_wait(self, now: float) -> float:
+        return self.held_until - now
+
+    def _has_place(self, lane: Priority) -> bool:
+        return self.in_flight < self.rules.max_in_flight - self.rules.kept_from(lane)
+
+    def _slot_wait(self, lane: Priority, now: float) -> float:
+        missing = self.rules.kept_from(lane) + 1 - self.free(now)
+        if missing <= 0:
+            return 0.0
+        if missing == 1 and self._returns:
+            return self._returns[0] - now
+        if missing > len(self._returns):
+            return math.inf
+        return heapq.nsmallest(missing, self._returns)[-1] - now
+
+    def _shape_wait(self, lane: Priority, now: float, *, ahead: int = 0) -> float:
+        speed = self.speed(now)
+        rate = self.rules.rate * speed
+        if now > self._leaked_at:
+            self._level = max(0.0, self._level - (now - self._leaked_at) * rate)
+            self._leaked_at = now
+        return (self._level + ahead + 1 - self._depth(lane, speed)) / rate
+
+    def _depth(self, lane: Priority, speed: float) -> int:
+        """How many may go at once after a pause; after a 429 only one."""
+        if speed < 1.0:
+            return 1
+        if lane not in _BURSTING:
+            return min(_PACED_DEPTH, self.rules.burst)
+        return self.rules.burst + (self.rules.reserve if lane is Priority.HIGH else 0)
+
+
+class _RateSlot:
+    """A slot of a `RateBudget`."""
+
+    __slots__ = ("_budget", "_open", "_taken_at", "arrival")
+
+    def __init__(self, budget: RateBudget, arrival: int, taken_at: float) -> None:
+        self._budget = budget
+        self._open = True
+        self._taken_at = taken_at
+        self.arrival = arrival
+
+    def answered(self) -> None:
+        self._end(0.0)
+
+    def given_up(self) -> None:
+        self._end(self._budget._rules.linger)  # noqa: SLF001 - a slot is part of its budget
+
+    def unused(self) -> None:
+        self._end(None)
+
+    def _end(self, extra: float | None) -> None:
+        if self._open:
+            self._open = False
+            self._budget._end(self._taken_at, extra)  # noqa: SLF001 - as above
+
+
+class _Pump:
+    """The queue of one event loop, and the one timer that serves it."""
+
+    def __init__(self, budget: RateBudget, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.waiting = [0] * len(Priority)
+        self._budget = budget
+        self._queue: list[tuple[Priority, int, asyncio.Future[_RateSlot]]] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def ahead(self, lane: Priority) -> int:
+        """Calls that are served before a newcomer in this lane."""
+        return sum(self.waiting[: lane + 1])
+
+    def join(self, lane: Priority, arrival: int) -> asyncio.Future[_RateSlot]:
+        """Queue up; the future gets the slot."""
+        future: asyncio.Future[_RateSlot] = self.loop.create_future()
+        heapq.heappush(self._queue, (lane, arrival, future))
+        self.waiting[lane] += 1
+        if self._queue[0][2] is future:
+            self.serve()
+        return future
+
+    def leave(self, lane: Priority) -> None:
+        """Note that a call left the queue without a slot; its entry is dropped in passing."""
+        self.waiting[lane] -= 1
+        if len(self._queue) > 2 * sum(self.waiting) + 64:
+            self._queue = [entry for entry in self._queue if not entry[2].done()]
+            heapq.heapify(self._queue)
+
+    def serve(self) -> None:
+        """Grant what can be granted now, best waiter first, and set the timer for the rest."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._queue:
+            lane, arrival, future = self._queue[0]
+            if not future.done():
+                wait = self._budget._try(lane, arrival, future)  # noqa: SLF001 - one module
+                if wait > 0:
+                    self._wake_in(wait)
+                    return
+                self.waiting[lane] -= 1
+            heapq.heappop(self._queue)
+
+    def _wake_in(self, seconds: float) -> None:
+        if seconds < math.inf:
+            self._timer = self.loop.call_later(max(seconds, _SHORTEST_NAP), self.serve)
+
+
+class RateBudget:
+    """The rate budget of one process.
+
+    In no span of `period` seconds does the server count more than `limit` requests
+    of this process, whether its window is fixed, aligned or sliding, across event
+    loops and threads. It assumes that a request given up without an answer is
+    counted, if ever, within `linger`.
+
+    Args:
+        limit: Requests in each period.
+        period: Seconds.
+        burst: Requests that may leave at once after a pause, for `HIGH` and
+            `NORMAL`; other lanes are spread evenly. Default 10, or `limit` if less.
+        reserve: Slots, and places in flight, for `HIGH` alone. Default 1 (0 if
+            `limit` is 1).
+        max_in_flight: Requests that may be under way at once.
+        margin: Seconds that a slot stays away longer, for servers that count in
+            whole seconds. Default `period` / 60.
+        linger: Seconds after being given up within which a request may still be
+            counted. Default `period` / 2.
+        clock: Returns monotonic seconds. Default `time.monotonic`, or the running
+            loop's own clock where that keeps another time (virtual time in tests).
+
+    Raises:
+        ConfigurationError: The numbers cannot hold the guarantee.
+    """
+
+    def __init__(
+        self,
+        limit: int = 120,
+        period: float = 60.0,
+        *,
+        burst: int | None = None,
+        reserve: int | None = None,
+        max_in_flight: int = 50,
+        margin: float | None = None,
+        linger: float | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        _check_count("limit", limit, least=1)
+        _check_duration("period", period)
+        self._rules = _Rules(
+            limit=limit,
+            period=period,
+            burst=min(10, limit) if burst is None else burst,
+            reserve=min(1, limit - 1, max_in_flight - 1) if reserve is None else reserve,
+            max_in_flight=max_in_flight,
+            margin=period / 60 if margin is None else margin,
+            linger=period / 2 if linger is None else linger,
+        )
+        self._window = _Window(self._rules)
+        self._lock = threading.Lock()
+        self._arrivals = itertools.count()
+        self._pumps: dict[asyncio.AbstractEventLoop, _Pump] = {}
+        self._follows_loops = clock is None
+        self._clock = clock or time.monotonic
+
+    @classmethod
+    def unlimited(cls, *, max_in_flight: int = 50) -> Self:
+        """Make a budget with a limit that nothing reaches.
+
+        Args:
+            max_in_flight: Requests that may be under way at once.
+        """
+        most = 10**9
+        return cls(
+            most, 0.001, burst=most, reserve=0, max_in_flight=max_in_flight, margin=0.0, linger=0.0
+        )
+
+    @property
+    def max_in_flight(self) -> int:
+        """Requests that may be under way at once."""
+        return self._rules.max_in_flight
+
+    async def acquire(
+        self,
+        priority: Priority = Priority.NORMAL,
+        max_wait: float | None = None,
+        *,
+        arrival: int | None = None,
+    ) -> Slot:
+        """Wait for a slot.
+
+        Args:
+            priority: The lane to wait in.
+            max_wait: Seconds it may take; None for as long as needed. Where the
+                projected wait is longer, the error comes at once.
+            arrival: The `arrival` of a slot that the same call had before, to keep
+                its place in the queue.
+
+        Returns:
+            The slot. End it with `answered()`, `given_up()` or `unused()`.
+
+        Raises:
+            BudgetTimeoutError: No slot within `max_wait`; nothing was sent.
+        """
+        pump = self._pump()
+        if arrival is None:
+            arrival = next(self._arrivals)
+            if not pump.ahead(priority) and not self._take(priority):
+                return _RateSlot(self, arrival, self._clock())
+        deadline = None if max_wait is None else self._clock() + max_wait
+        while True:
+            slot = await self._queued(pump, priority, arrival, deadline)
+            if self._clock() >= self._window.held_until:
+                return slot
+            slot.unused()  # a hold began between the grant and now: it is for all
+
+    def hold(self, seconds: float) -> None:
+        """Let nobody send for so many seconds, because the server answered 429.
+
+        Args:
+            seconds: From now; 0 or more.
+        """
+        with self._lock:
+            self._window.hold(max(0.0, seconds), self._clock())
+
+    def statistics(self) -> BudgetStatistics:
+        """Tell how full the budget is now."""
+        with self._lock:
+            now = self._clock()
+            pumps = list(self._pumps.values())
+            return BudgetStatistics(
+                limit=self._rules.limit,
+                period=self._rules.period,
+                free=self._window.free(now),
+                in_flight=self._window.in_flight,
+                waiting={lane: sum(pump.waiting[lane] for pump in pumps) for lane in Priority},
+                held_for=max(0.0, self._window.held_until - now),
+                rate_limited=self._window.rate_limited,
+                rate=self._window.speed(now),
+            )
+
+    async def aclose(self) -> None:
+        """Nothing is held open; here for the protocol."""
+
+    def __repr__(self) -> str:
+        return f"RateBudget(limit={self._rules.limit}, period={self._rules.period})"
+
+    @property
+    def idle(self) -> bool:
+        """Whether every slot is free and nobody waits: forgetting the budget loses nothing."""
+        now = self.statistics()
+        return now.free == now.limit and not now.held_for and not any(now.waiting.values())
+
+    async def _queued(
+        self, pump: _Pump, lane: Priority, arrival: int, deadline: float | None
+    ) -> _RateSlot:
+        if deadline is not None:
+            self._refuse_if_hopeless(pump, lane, deadline)
+        future = pump.join(lane, arrival)
+        timer = None
+        if deadline is not None:
+            seconds = max(0.0, deadline - self._clock())
+            timer = pump.loop.call_later(seconds, self._expire, pump, lane, future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.cancelled():
+                pump.leave(lane)
+            elif future.exception() is None:  # granted in the same moment
+                future.result().unused()
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _refuse_if_hopeless(self, pump: _Pump, lane: Priority, deadline: float) -> None:
+        with self._lock:
+            now = self._clock()
+            wait = self._window.projected_wait(lane, pump.ahead(lane), now)
+        if now + wait > deadline:
+            raise _too_long(wait)
+
+    def _expire(self, pump: _Pump, lane: Priority, future: asyncio.Future[_RateSlot]) -> None:
+        if future.done():
+            return
+        with self._lock:
+            others = pump.ahead(lane) - 1
+            wait = self._window.projected_wait(lane, others, self._clock())
+        pump.leave(lane)
+        future.set_exception(_too_long(wait))
+
+    def _take(self, lane: Priority) -> float:
+        with self._lock:
+            return self._window.take(lane, self._clock())
+
+    def _try(self, lane: Priority, arrival: int, future: asyncio.Future[_RateSlot]) -> float:
+        """Grant a waiter its slot and return 0, or return the seconds to wait."""
+        wait = self._take(lane)
+        if wait <= 0:
+            future.set_result(_RateSlot(self, arrival, self._clock()))
+        return wait
+
+    def _end(self, taken_at: float, extra: float | None) -> None:
+        """Take a slot back, `extra` seconds later than its cooldown, or at once for None."""
+        with self._lock:
+            if extra is None:
+                self._window.undo()
+            else:
+                self._window.give_back(
+                    self._clock(), cooldown=self._rules.cooldown + extra, taken_at=taken_at
+                )
+            pumps = [pump for pump in self._pumps.values() if any(pump.waiting)]
+        for pump in pumps:
+            _wake(pump)
+
+    def _pump(self) -> _Pump:
+        loop = asyncio.get_running_loop()
+        pump = self._pumps.get(loop)
+        if pump is None:
+            with self._lock:
+                if self._follows_loops:
+                    self._follow(loop)
+                self._pumps = {
+                    other: pump for other, pump in self._pumps.items() if not other.is_closed()
+                }
+                pump = self._pumps[loop] = _Pump(self, loop)
+        return pump
+
+    def _follow(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take a new loop's own clock if it is not the monotonic one, without going back."""
+        own = loop.time if abs(loop.time() - time.monotonic()) > 1 else time.monotonic
+        if own is self._clock:
+            return
+        shift = self._clock() - own()
+        self._clock = lambda: own() + shift
+
+
+def _wake(pump: _Pump) -> None:
+    """Serve a pump now, or soon if its loop runs in another thread."""
+    try:
+        here = asyncio.get_running_loop() is pump.loop
+    except RuntimeError:
+        here = False
+    if here:
+        pump.serve()
+    else:
+        with contextlib.suppress(RuntimeError):  # the loop was closed with calls waiting
+            pump.loop.call_soon_threadsafe(pump.serve)
+
+
+def _too_long(wait: float) -> BudgetTimeoutError:
+    return BudgetTimeoutError(
+        f"no slot in the rate budget within the time allowed; one is expected in {wait:.1f} s. "
+        "Try again then, or allow more time",
+        retry_after=max(0.0, wait),
+    )
+
+
+def _check_count(name: str, value: object, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(f"{name} is {value!r}; give a whole number of {least} or more")
+
+
+def _check_duration(name: str, value: object, *, zero: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigurationError(f"{name} is {value!r}; give a finite number of seconds")
+    if value < 0 or (value == 0 and not zero):
+        raise ConfigurationError(f"{name} is {value!r}; the guarantee needs more than that")
+
+
+_shared: WeakValueDictionary[tuple[str, str], RateBudget] = WeakValueDictionary()
+_in_use: set[RateBudget] = set()  # kept alive, clients or not, until every slot is back
+_shared_lock = threading.Lock()
+
+
+def shared_budget(origin: str, key_digest: str) -> RateBudget:
+    """Return this process's budget for one API key at one origin.
+
+    It outlives its clients as long as one of its slots is not back, so that a client
+    made anew for every request keeps the limit too.
+
+    Args:
+        origin: Scheme, host and port.
+        key_digest: Names the key without being it.
+    """
+    with _shared_lock:
+        _in_use.difference_update([budget for budget in _in_use if budget.idle])
+        budget = _shared.setdefault((origin, key_digest), RateBudget())
+        _in_use.add(budget)
+        return budget

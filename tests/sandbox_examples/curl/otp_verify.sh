@@ -1,0 +1,4 @@
+curl -X POST https://smsid.co.uk/api/v1/otp/verify \
+  -H "X-Api-Key: YOUR_API_KEY" \
+  -H "Content-Type: application/json" \
+  -d '{"to": "+447700900123", "code": "123456"}'
