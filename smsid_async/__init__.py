@@ -5,6 +5,7 @@ async with SMSIDClient() as client:
 """
 
 from smsid_async._client import OptionOverrides, SMSIDClient
+from smsid_async._fanout import SendMany
 from smsid_async._options import CallOptions, PollOptions
 from smsid_async._retry import RetryPolicy
 from smsid_async._version import __version__
@@ -80,6 +81,7 @@ __all__ = [
     "SMSIDClient",
     "SMSIDError",
     "Segments",
+    "SendMany",
     "SendReceipt",
     "SendResult",
     "SenderNotApprovedError",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from smsid_async._http import outcome_of
@@ -18,12 +19,13 @@ from smsid_async.errors import (
 from smsid_async.models import Message, Outcome, SendResult
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable
+    from collections.abc import AsyncGenerator
 
-    from smsid_async._http import Call, Pipeline
+    from smsid_async._exchange import Call
+    from smsid_async._http import Pipeline
     from smsid_async.models import SendReceipt
 
-__all__ = ["send_all"]
+__all__ = ["SendMany", "send_all"]
 
 _SAME_REFUSALS = 20  # in a row: what is wrong is wrong with all of them
 _HOPELESS = (AuthenticationError, InsufficientBalanceError, ConfigurationError)
@@ -37,19 +39,52 @@ class CallFactory(Protocol):
         ...
 
 
+class SendMany(AsyncIterator[SendResult]):
+    """The results of `sms.send_many`, in order of completion.
+
+    Iterate over it once. `break` and `aclose()` stop it silently; `stop()` stops it
+    and still tells what became of everything in hand.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        messages: AsyncIterable[Message],
+        call_for: CallFactory,
+        places: int,
+    ) -> None:
+        self._fan_out = _FanOut(pipeline, call_for, places)
+        self._results = _results(self._fan_out, messages)
+
+    async def __anext__(self) -> SendResult:
+        return await anext(self._results)
+
+    def stop(self) -> None:
+        """Pull no more messages, and send none that has not left.
+
+        Iterate on for what became of those in hand: what had left finishes, the rest
+        ends as `not_sent`, and what was not pulled stays in the source.
+        """
+        self._fan_out.stop()
+
+    async def aclose(self) -> None:
+        """Stop silently: what has left finishes by itself, the rest is not sent."""
+        await self._results.aclose()
+
+
 def send_all(
     pipeline: Pipeline,
     messages: Iterable[Message] | AsyncIterable[Message],
     call_for: CallFactory,
     *,
     concurrency: int,
-) -> AsyncGenerator[SendResult, None]:
+) -> SendMany:
     """Send what `messages` yields; see `SMS.send_many`."""
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise ConfigurationError(f"concurrency is {concurrency!r}; give 1 or more")
-    if not hasattr(messages, "__aiter__") and not hasattr(messages, "__iter__"):
+    if not isinstance(messages, AsyncIterable | Iterable):
         raise ConfigurationError(f"messages is {type(messages).__name__}, which yields no Message")
-    return _results(_FanOut(pipeline, call_for, concurrency), _as_async(messages))
+    return SendMany(pipeline, _as_async(messages), call_for, concurrency)
 
 
 async def _results(
@@ -89,15 +124,16 @@ class _FanOut:
         self.error: BaseException | None = None
         self._pipeline = pipeline
         self._call_for = call_for
-        self._in_hand: dict[asyncio.Task[None], Call[SendReceipt]] = {}
+        self._in_hand: dict[asyncio.Task[SendReceipt], Call[SendReceipt]] = {}
         self._results: asyncio.Queue[SendResult | None] = asyncio.Queue()
         self._puller: asyncio.Task[None] | None = None
         self._stopping = False
         self._refusal = ("", 0)  # the text of the last refusals in a row, and their number
 
     def start(self, source: AsyncIterable[Message]) -> None:
-        self._puller = asyncio.create_task(self._pull(source))
-        self._puller.add_done_callback(lambda _: self._results.put_nowait(None))
+        if not self._stopping:
+            self._puller = asyncio.create_task(self._pull(source))
+            self._puller.add_done_callback(lambda _: self._results.put_nowait(None))
 
     async def next_result(self) -> SendResult | None:
         """Return the next result, or None after the last."""
@@ -109,7 +145,7 @@ class _FanOut:
 
     async def end(self) -> None:
         """Stop silently: what has left goes on in the client, the rest is cancelled."""
-        tasks = [*self._in_hand, *([self._puller] if self._puller is not None else [])]
+        tasks = [*self._in_hand, *filter(None, [self._puller])]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -117,7 +153,7 @@ class _FanOut:
 
     @property
     def _pulled_all(self) -> bool:
-        return self._puller is not None and self._puller.done()
+        return self._puller is None or self._puller.done()
 
     async def _pull(self, source: AsyncIterable[Message]) -> None:
         try:
@@ -143,41 +179,49 @@ class _FanOut:
         except SMSIDError as error:
             self._results.put_nowait(SendResult(index, message, Outcome.NOT_SENT, error=error))
             return
-        task = asyncio.create_task(self._send(index, message, call))
+        task = asyncio.create_task(self._send(call))
         self._in_hand[task] = call
-        task.add_done_callback(self._in_hand.pop)
+        task.add_done_callback(partial(self._done, index, message))
 
-    async def _send(self, index: int, message: Message, call: Call[SendReceipt]) -> None:
-        try:
-            receipt = await self._outcome(call)
-        except SMSIDError as error:
-            self._report(SendResult(index, message, outcome_of(error), error=error))
-        else:
-            self._report(SendResult(index, message, Outcome.SENT, receipt))
-
-    async def _outcome(self, call: Call[SendReceipt]) -> SendReceipt:
+    async def _send(self, call: Call[SendReceipt]) -> SendReceipt:
         try:
             return await self._pipeline.request(call)
         except asyncio.CancelledError:
-            if not self._stopping:
+            if not (self._stopping and call.left):
                 raise
-        if call.left:
-            return await self._pipeline.settle(call)
-        raise NotSentError("sending was stopped before this message left")
+        return await self._pipeline.settle(call)
+
+    def _done(self, index: int, message: Message, task: asyncio.Task[SendReceipt]) -> None:
+        """Report a call that has ended; it leaves our hand in the same moment."""
+        del self._in_hand[task]
+        if task.cancelled():
+            error: BaseException | None = NotSentError("stopped before this message left")
+        else:
+            error = task.exception()
+        if error is None:
+            self._report(SendResult(index, message, Outcome.SENT, task.result()))
+        elif isinstance(error, SMSIDError):
+            self._report(SendResult(index, message, outcome_of(error), error=error))
+        else:  # a defect of ours; it must not be swallowed
+            self._fail(error)
 
     def _report(self, result: SendResult) -> None:
         self._results.put_nowait(result)
-        if (error := self._reason_to_stop(result)) is not None and not self._stopping:
-            self._stopping = True
-            self.error = error
-            self._stop()
+        if (error := self._reason_to_stop(result)) is not None:
+            self._fail(error)
 
-    def _stop(self) -> None:
+    def _fail(self, error: BaseException) -> None:
+        self.error = self.error or error
+        self._results.put_nowait(None)
+        self.stop()
+
+    def stop(self) -> None:
         """Pull no more; end the calls that have not left, and let the others finish."""
+        self._stopping = True
         if self._puller is not None:
             self._puller.cancel()
         for task, call in self._in_hand.items():
-            if not call.left and task is not asyncio.current_task():
+            if not call.left:
                 task.cancel()
 
     def _reason_to_stop(self, result: SendResult) -> SMSIDError | None:

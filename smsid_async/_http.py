@@ -14,13 +14,14 @@ import logging
 import random
 import sys
 import time
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import attrs
 import httpx
 
-from smsid_async._envelope import MAX_BODY, Answer, api_error, plain_success, read_answer
-from smsid_async._retry import Tally, backoff, parse_http_date, parse_retry_after, retrying
+from smsid_async._connections import Connections, read_body
+from smsid_async._envelope import Answer, api_error, plain_success, read_answer
+from smsid_async._exchange import LEAST_FOR_A_WRITE, Call, Exchange, HeldBackError
+from smsid_async._retry import backoff, parse_http_date, parse_retry_after, retrying
 from smsid_async._signing import sign
 from smsid_async._version import __version__
 from smsid_async.errors import (
@@ -38,24 +39,17 @@ from smsid_async.hooks import AttemptFinished
 from smsid_async.models import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
-
-    import anyio
+    from collections.abc import Callable, Mapping
 
     from smsid_async._config import Settings
-    from smsid_async._retry import RetryPolicy
-    from smsid_async.budget import Budget, Priority, Slot
+    from smsid_async.budget import Budget, Slot
     from smsid_async.hooks import Event, Hook
-    from smsid_async.models import JSONObject
 
 __all__ = ["Call", "Pipeline", "outcome_of"]
 
 _T = TypeVar("_T")
 _logger = logging.getLogger("smsid_async")
 
-_LEAST_FOR_A_WRITE = 1.0  # seconds of a call's timeout; less would cut the answer off
-_TIME_FOR_A_REFUSAL = 1.0  # seconds
-_KEEPALIVE = 2.5  # seconds; common servers close idle connections after 5
 _PLACES_UNTOLD = 50  # connections for a budget that does not say how many it lets out
 _MAY_COUNT_LATER = frozenset({502, 504})  # a gateway answered for a server that had not
 _USER_AGENT = f"smsid-async/{__version__} python/{sys.version_info[0]}.{sys.version_info[1]}"
@@ -70,107 +64,6 @@ _BEFORE_SENDING = (
     httpx.LocalProtocolError,
     httpx.InvalidURL,
 )
-
-
-@attrs.define(eq=False, kw_only=True)
-class Call(Generic[_T]):
-    """One call of a public method, on its way.
-
-    Attributes:
-        method: `GET` or `POST`.
-        path: Below the base URL, such as `/sms/send`.
-        body: The exact bytes of the request; empty for a GET.
-        decode: Turns an answer's `data` into the result.
-        private: What must appear in no error's text.
-        write: Whether it costs money or changes something.
-        verifying: Whether a 422 means a wrong code.
-        policy: What may be tried again.
-        priority: The lane.
-        timeout: Seconds for the whole call, None for no limit.
-        attempt_timeout: Seconds for one attempt.
-        max_wait: Seconds to wait for each slot, None for no limit.
-        deadline: When the call must end, on the loop's clock.
-        tally: What has happened so far.
-        attempt: The number of the present attempt, from 1.
-        arrival: The place in the budget's queue, once it is known.
-        doubtful: Whether an earlier attempt may have taken effect.
-        exchange: The present exchange.
-    """
-
-    method: str
-    path: str
-    body: bytes
-    decode: Callable[[JSONObject], _T]
-    private: tuple[str, ...]
-    write: bool
-    verifying: bool = False
-    policy: RetryPolicy
-    priority: Priority
-    timeout: float | None
-    attempt_timeout: float
-    max_wait: float | None
-    deadline: float | None = None
-    tally: Tally = attrs.field(init=False)
-    attempt: int = 0
-    arrival: int | None = None
-    doubtful: bool = False
-    exchange: Exchange[_T] | None = None
-
-    def __attrs_post_init__(self) -> None:
-        self.tally = Tally(write=self.write)
-
-    @property
-    def left(self) -> bool:
-        """Whether its last exchange may have taken effect."""
-        exchange = self.exchange
-        if exchange is None or not exchange.may_have_left:
-            return False
-        return exchange.error is None or exchange.error.maybe_sent
-
-    def time_left(self) -> float | None:
-        """Seconds in which an attempt may still start, None for no limit."""
-        if self.deadline is None:
-            return None
-        spare = _LEAST_FOR_A_WRITE if self.write else 0.0
-        return self.deadline - asyncio.get_running_loop().time() - spare
-
-
-@attrs.define(eq=False, kw_only=True)
-class Exchange(Generic[_T]):
-    """One HTTP exchange: what it is for, how far it came, and how it ended."""
-
-    call: Call[_T]
-    slot: Slot
-    waited: float
-    started: float
-    scope: anyio.CancelScope
-    done: asyncio.Future[None]
-    transport_traces: bool
-    handed_over: bool = False
-    headers_started: bool = False
-    traced: bool = False
-    status_code: int | None = None
-    task: asyncio.Task[None] | None = None
-    ended: bool = False
-    result: _T | None = None
-    error: SMSIDError | None = None
-
-    async def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Listen to httpcore: the request leaves when its first header byte does."""
-        self.traced = True
-        if event.endswith("send_request_headers.started"):
-            self.headers_started |= info["request"].method != b"CONNECT"
-
-    @property
-    def may_have_left(self) -> bool:
-        """Whether the request may have reached the server.
-
-        A transport that emits no trace leaves us in doubt from the moment it is
-        handed the request.
-        """
-        if self.headers_started or self.status_code is not None:
-            return True
-        return self.handed_over and not (self.traced or self.transport_traces)
 
 
 def outcome_of(error: SMSIDError) -> Outcome:
@@ -214,7 +107,7 @@ class Pipeline:
         self._hooks = hooks
         self._draw = draw
         self._wall_clock = wall_clock
-        self._connections: _Connections | None = None
+        self._connections: Connections | None = None
         self._transport_traces = http_client is None
         self._tasks: set[asyncio.Task[None]] = set()
         self._headers = _base_headers(settings)
@@ -278,25 +171,31 @@ class Pipeline:
 
     async def _attempt(self, call: Call[_T]) -> _T:
         call.attempt += 1
-        call.exchange = None
-        self._check_open()
         began = asyncio.get_running_loop().time()
-        slot = await self._slot(call)
-        call.arrival = getattr(slot, "arrival", None)
-        try:
+        while True:
             self._check_open()
-            exchange = self._prepare(call, slot, began)
-        except BaseException:
-            slot.unused()
-            raise
-        return await self._perform(exchange)
+            slot = await self._slot(call)
+            call.arrival = getattr(slot, "arrival", None)
+            if self.closed:
+                slot.unused()
+                continue
+            exchange = call.exchange = self._prepare(call, slot, began)
+            try:
+                result = await self._perform(exchange)
+            except HeldBackError:
+                continue
+            except SMSIDError:
+                call.exchange = None
+                raise
+            call.exchange = None
+            return result
 
     async def _slot(self, call: Call[_T]) -> Slot:
         time_left = call.time_left()
         if time_left is not None and time_left <= 0:
             raise BudgetTimeoutError(
                 f"timeout={call.timeout} leaves no time to start"
-                + (f"; a write needs {_LEAST_FOR_A_WRITE:g} s for itself" if call.write else "")
+                + (f"; a write needs {LEAST_FOR_A_WRITE:g} s for itself" if call.write else "")
             )
         limits = [limit for limit in (call.max_wait, time_left) if limit is not None]
         place = {} if call.arrival is None else {"arrival": call.arrival}
@@ -308,7 +207,7 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         now = loop.time()
         limit = now + call.attempt_timeout
-        call.exchange = Exchange(
+        return Exchange(
             call=call,
             slot=slot,
             waited=now - began,
@@ -319,7 +218,6 @@ class Pipeline:
             done=loop.create_future(),
             transport_traces=self._transport_traces,
         )
-        return call.exchange
 
     async def _perform(self, exchange: Exchange[_T]) -> _T:
         """Run an exchange in its own task, so that cancelling the caller is safe."""
@@ -358,10 +256,12 @@ class Pipeline:
         response = await client.send(request, stream=True, auth=None, follow_redirects=False)
         exchange.status_code = response.status_code
         try:
-            body = await (_read_refusal if response.status_code == 429 else _read_bounded)(response)
+            answer = read_answer(response.status_code, await read_body(response))
+        except InvalidResponseError as fault:
+            answer = Answer(response.status_code, fault=str(fault))
         finally:
             await response.aclose()
-        return read_answer(response.status_code, body), response.headers
+        return answer, response.headers
 
     def _signed_request(self, exchange: Exchange[_T]) -> httpx.Request:
         call = exchange.call
@@ -500,7 +400,9 @@ class Pipeline:
                     "make one client for each loop that runs at the same time"
                 )
             places = getattr(self._budget, "max_in_flight", _PLACES_UNTOLD)
-            self._connections = connections = _Connections(loop, self._settings, places)
+            self._connections = connections = Connections(
+                loop, places=places, loopback=self._settings.loopback
+            )
             await connections.start()
         return connections.client
 
@@ -511,39 +413,6 @@ class Pipeline:
                 "the client is closed, nothing was sent; make the call inside `async with`, "
                 "or make a new client"
             )
-
-
-class _Connections:
-    """An `httpx.AsyncClient` of ours, closed with its event loop at the latest."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, settings: Settings, places: int) -> None:
-        self.loop = loop
-        self.over = False
-        self.client = httpx.AsyncClient(
-            trust_env=not settings.loopback,
-            limits=httpx.Limits(
-                max_connections=places,
-                max_keepalive_connections=places,
-                keepalive_expiry=_KEEPALIVE,
-            ),
-        )
-        self._lifetime = self._live()
-
-    async def start(self) -> None:
-        """Tie the connections to the running loop, which ends its generators on shutdown."""
-        await anext(self._lifetime)
-
-    async def aclose(self) -> None:
-        """Close every connection."""
-        if self.loop is asyncio.get_running_loop():
-            await self._lifetime.aclose()
-
-    async def _live(self) -> AsyncGenerator[None, None]:
-        try:
-            yield
-        finally:
-            self.over = True
-            await self.client.aclose()
 
 
 async def _abandon(exchange: Exchange[Any], task: asyncio.Task[None]) -> None:
@@ -561,32 +430,13 @@ async def _abandon(exchange: Exchange[Any], task: asyncio.Task[None]) -> None:
 
 
 def _result_of(exchange: Exchange[_T]) -> _T:
-    if exchange.error is not None:
-        raise exchange.error
-    return exchange.result  # type: ignore[return-value]  # set whenever there is no error
-
-
-async def _read_bounded(response: httpx.Response) -> bytes:
-    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        raise InvalidResponseError("the answer is compressed, though we asked it not to be")
-    if response.is_stream_consumed:  # a mock's answer, read before it was given
-        return response.content
-    body = bytearray()
-    async for chunk in response.aiter_raw():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise InvalidResponseError(f"the answer is larger than {MAX_BODY} bytes")
-    return bytes(body)
-
-
-async def _read_refusal(response: httpx.Response) -> bytes:
-    """Read the body of a 429 if that goes quickly: the status alone says all that matters."""
-    body = b""
-    with contextlib.suppress(httpx.HTTPError, InvalidResponseError, TimeoutError):
-        async with asyncio.timeout(_TIME_FOR_A_REFUSAL):
-            body = await _read_bounded(response)
-    return body
+    error, exchange.error = exchange.error, None
+    if error is None:
+        return exchange.result  # type: ignore[return-value]  # set whenever there is no error
+    try:
+        raise error
+    finally:
+        del error  # its traceback knows this frame: without this, a cycle
 
 
 def _base_headers(settings: Settings) -> tuple[tuple[bytes, bytes], ...]:
@@ -601,7 +451,7 @@ def _base_headers(settings: Settings) -> tuple[tuple[bytes, bytes], ...]:
 def _doubt(call: Call[Any], what: str) -> OutcomeUnknownError:
     return OutcomeUnknownError(
         f"{call.method} {call.path}: {what} may have taken effect. "
-        "It was not repeated; find out before you do"
+        "Find out before you send it again"
     )
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from smsid_async._config import check_seconds
-from smsid_async._fanout import send_all
+from smsid_async._fanout import SendMany, send_all
 from smsid_async._options import CallOptions, Options, PollOptions, new_call
 from smsid_async.budget import Priority
 from smsid_async.errors import (
@@ -27,7 +27,6 @@ from smsid_async.models import (
     OTPReceipt,
     OTPVerification,
     SendReceipt,
-    SendResult,
     check_code,
     check_message_id,
     check_number,
@@ -36,10 +35,11 @@ from smsid_async.models import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+    from collections.abc import AsyncIterable, Iterable
     from typing import Unpack
 
-    from smsid_async._http import Call, Pipeline
+    from smsid_async._exchange import Call
+    from smsid_async._http import Pipeline
 
 __all__ = ["OTP", "SMS"]
 
@@ -183,7 +183,7 @@ class SMS(_Resource):
         *,
         concurrency: int = 100,
         **options: Unpack[CallOptions],
-    ) -> AsyncGenerator[SendResult, None]:
+    ) -> SendMany:
         """Send many messages, and tell what became of each as soon as it is known.
 
         Messages are pulled as they can be worked on, so the source may be endless
@@ -199,7 +199,8 @@ class SMS(_Resource):
                 says otherwise.
 
         Returns:
-            An async iterator of results, in order of completion.
+            An async iterator of `SendResult`, in order of completion. It also has
+            `stop()`, which ends it early and still reports all in hand, and `aclose()`.
 
         Raises:
             ConfigurationError: `concurrency` is not 1 or more, or the client is closed.

@@ -75,7 +75,8 @@ class Budget(Protocol):
     """What the client asks before every request; bring your own if you like.
 
     A budget whose slots have an `arrival` is handed it back as the keyword
-    `arrival` when the same call asks again, so that a retry keeps its place.
+    `arrival` when the same call asks again, so that a retry keeps its place. Slots may
+    have a `held` too: when it is true at the last moment, the request does not leave.
     """
 
     async def acquire(
@@ -306,11 +307,16 @@ class _RateSlot:
         self._taken_at = taken_at
         self.arrival = arrival
 
+    @property
+    def held(self) -> bool:
+        """Whether a hold has begun since the grant, so that the request must not leave."""
+        return self._budget._held()  # noqa: SLF001 - a slot is part of its budget
+
     def answered(self) -> None:
         self._end(0.0)
 
     def given_up(self) -> None:
-        self._end(self._budget._rules.linger)  # noqa: SLF001 - a slot is part of its budget
+        self._end(self._budget._rules.linger)  # noqa: SLF001 - as above
 
     def unused(self) -> None:
         self._end(None)
@@ -475,7 +481,7 @@ class RateBudget:
         deadline = None if max_wait is None else self._clock() + max_wait
         while True:
             slot = await self._queued(pump, priority, arrival, deadline)
-            if self._clock() >= self._window.held_until:
+            if not self._held():
                 return slot
             slot.unused()  # a hold began between the grant and now: it is for all
 
@@ -553,6 +559,9 @@ class RateBudget:
             wait = self._window.projected_wait(lane, others, self._clock())
         pump.leave(lane)
         future.set_exception(_too_long(wait))
+
+    def _held(self) -> bool:
+        return self._clock() < self._window.held_until
 
     def _take(self, lane: Priority) -> float:
         with self._lock:
