@@ -118,6 +118,8 @@ class Exchange(Generic[_T]):
         """Listen to httpcore: the request leaves when its first header byte does."""
         self.traced = True
         if event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
+            if self.scope.cancel_called:  # anyio delivers a cancellation one await later
+                raise NotSentError("the call was ended before its request left")
             if getattr(self.slot, "held", False):
                 raise HeldBackError("a 429 came while this request was connecting")
             self.headers_started = True

@@ -49,7 +49,9 @@ _BURSTING = (Priority.HIGH, Priority.NORMAL)
 _PACED_DEPTH = 2  # one at a time, and one to make up for a timer that fired late
 _SLOWDOWN = 0.7  # of the rate, for each hold
 _SLOWEST = 0.1
-_RECOVERY = 0.45  # of the full rate for each period: from the slowest to full in two
+_RECOVERY = 1.8  # periods from the slowest back to full
+_CALM = 4  # periods without a 429 until requests may leave in bursts again
+_CAUTION = 2  # the power of that recovery: half of the time brings a quarter
 _SHORTEST_NAP = 1e-5  # seconds; a rounded-off timer must not fire for ever at one instant
 _SMOOTHING = 0.2  # weight of the newest exchange in the running mean of their durations
 
@@ -191,6 +193,7 @@ class _Window:
         self._leaked_at = -math.inf
         self._slowed_to = 1.0
         self._slowed_at = -math.inf
+        self._calm_at = -math.inf
         self._exchange_time = 0.0
 
     def take(self, lane: Priority, now: float) -> float:
@@ -225,17 +228,22 @@ class _Window:
             self._slowed_to = max(_SLOWEST, self.speed(now) * _SLOWDOWN)
         self.held_until = max(self.held_until, now + seconds)
         self._slowed_at = self.held_until
+        self._calm_at = self.held_until + _CALM * self.rules.period
         self._level, self._leaked_at = 1.0, self.held_until
 
     def speed(self, now: float) -> float:
-        """The share of the full rate that the present time allows."""
+        """The share of the full rate that the present time allows.
+
+        It recovers slowly at first, where the limit was met, and faster the longer no
+        429 came.
+        """
         if self._slowed_to == 1.0:
             return 1.0
-        recovered = _RECOVERY * max(0.0, now - self._slowed_at) / self.rules.period
-        speed = min(1.0, self._slowed_to + recovered)
-        if speed == 1.0:
+        progress = max(0.0, now - self._slowed_at) / (_RECOVERY * self.rules.period)
+        if progress >= 1.0:
             self._slowed_to = 1.0
-        return speed
+            return 1.0
+        return self._slowed_to + (1.0 - self._slowed_to) * progress**_CAUTION
 
     def free(self, now: float) -> int:
         """Slots that are not taken and not cooling down."""
@@ -285,11 +293,11 @@ class _Window:
         if now > self._leaked_at:
             self._level = max(0.0, self._level - (now - self._leaked_at) * rate)
             self._leaked_at = now
-        return (self._level + ahead + 1 - self._depth(lane, speed)) / rate
+        return (self._level + ahead + 1 - self._depth(lane, now)) / rate
 
-    def _depth(self, lane: Priority, speed: float) -> int:
+    def _depth(self, lane: Priority, now: float) -> int:
         """How many may go at once after a pause; after a 429 only one."""
-        if speed < 1.0:
+        if now < self._calm_at:
             return 1
         if lane not in _BURSTING:
             return min(_PACED_DEPTH, self.rules.burst)
