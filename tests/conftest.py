@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,10 @@ from smsid_async.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+# looptime asks for the current loop before every test, plain ones too; unless one was
+# set, even to None, the policy makes a loop then that nobody closes.
+asyncio.set_event_loop(None)
 
 NUMBER = "+447700900123"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import warnings
 from decimal import Decimal
 
@@ -71,7 +72,7 @@ async def test_wait_polls_until_the_status_is_final() -> None:
         final = await client.sms.wait(receipt.message_id, timeout=120)
 
         polls = [request for request in sandbox.requests if request.path.endswith("/sms/status")]
-        pauses = [later.at - poll.at for poll, later in zip(polls, polls[1:], strict=False)]
+        pauses = [later.at - poll.at for poll, later in itertools.pairwise(polls)]
     assert final.status is DeliveryStatus.DELIVERED
     assert polls[-1].at - sandbox.messages[0].at >= 20
     assert len(polls) < 12
@@ -409,9 +410,10 @@ def test_a_client_is_for_one_running_loop_at_a_time(monkeypatch: pytest.MonkeyPa
 async def test_a_forgotten_client_warns(sandbox: Sandbox) -> None:
     client = open_client(sandbox)
     await client.balance()
+    clients = [client]
+    del client
     with pytest.warns(ResourceWarning, match="was not closed"):
-        del client
-        gc.collect()
+        clients.clear()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
 

@@ -47,7 +47,7 @@ async def collect(results: SendMany) -> tuple[list[SendResult], BaseException | 
     seen: list[SendResult] = []
     try:
         async for result in results:
-            seen.append(result)
+            seen.append(result)  # noqa: PERF401 - kept when the iteration fails
     except Exception as error:
         return seen, error
     return seen, None
