@@ -33,9 +33,16 @@ _MAX_DEPTH = 32
 _SHORTEST_PRIVATE = 3  # characters; shorter ones stand in any sentence by chance
 _MAX_TEXT = 300  # characters of the server's words that an error repeats
 
-_BALANCE = re.compile(r"(insufficient|not enough|low|no)\b.*\b(balance|credit|funds)|exhausted")
+# The gaps are bounded, so that no text, however long, takes more than linear time.
+_BALANCE = re.compile(
+    r"\b(insufficient|not enough|low|no)\b.{0,60}\b(balance|credit|fund)"
+    r"|\b(balance|credit|fund)s?\b.{0,60}\b(insufficient|not enough|low|exhausted)\b",
+    re.DOTALL,
+)
 _SENDER = re.compile(
-    r"sender.*(approv|regist|authori[sz]|allowed|permitted)|(unapproved|unregistered).*sender"
+    r"sender.{0,60}(approv|regist|authori[sz]|allowed|permitted)"
+    r"|(unapproved|unregistered).{0,60}sender",
+    re.DOTALL,
 )
 _LONG_NUMBER = re.compile(r"\+?[0-9][0-9 ().-]{4,}[0-9]")
 
@@ -55,9 +62,9 @@ class Answer:
 
     status_code: int
     code: int | None = None
-    text: str = ""
-    data: JSONObject | None = None
-    raw: JSONObject | None = None
+    text: str = attrs.field(default="", repr=False)
+    data: JSONObject | None = attrs.field(default=None, repr=False)
+    raw: JSONObject | None = attrs.field(default=None, repr=False)
     fault: str | None = None
 
     @property
@@ -165,7 +172,7 @@ def _sentence(kind: type[APIError], status_code: int, text: str) -> str:
 
 def _masked(text: str, private: tuple[str, ...]) -> str:
     """Hide what the call sent, what looks like a phone number, and control characters."""
-    for value in private:
+    for value in sorted(private, key=len, reverse=True):  # a text may have the number in it
         if len(value) >= _SHORTEST_PRIVATE:
             text = text.replace(value, "***")
     text = _LONG_NUMBER.sub("***", text)[:_MAX_TEXT]
@@ -177,17 +184,29 @@ def _strict_object(body: bytes) -> JSONObject:
         _check_depth(body)
     value = cast(
         "JSONValue",
-        json.loads(body.decode("utf-8"), parse_float=Decimal, parse_constant=_refuse_constant),
+        json.loads(
+            body.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_float=Decimal,
+            parse_constant=_refuse_constant,
+        ),
     )
     if not isinstance(value, dict):
         raise ValueError("not an object")  # noqa: TRY004 - all faults of a body are one kind
     return value
 
 
+def _object(pairs: list[tuple[str, JSONValue]]) -> JSONObject:
+    value = dict(pairs)
+    if len(value) != len(pairs):  # which of the two would be the truth?
+        raise ValueError("a name stands twice in an object")
+    return value
+
+
 def _check_depth(body: bytes) -> None:
     """Refuse deep nesting before the parser meets it; brackets in texts do not count."""
     depth = 0
-    for token in re.finditer(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', body, re.DOTALL):
+    for token in re.finditer(rb'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', body, re.DOTALL):
         if token[0] in b"[{":
             depth += 1
         elif token[0] in b"]}":

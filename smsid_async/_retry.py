@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
@@ -38,10 +38,15 @@ def _positive_count(_: object, attribute: attrs.Attribute[int], value: int) -> N
 
 def _seconds(_: object, attribute: attrs.Attribute[float], value: float) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0:
+    if not number or not 0 <= value <= sys.float_info.max:
         raise ConfigurationError(
             f"RetryPolicy.{attribute.name} is {value!r}; give 0 or more seconds"
         )
+
+
+def _plain_bool(_: object, attribute: attrs.Attribute[bool], value: bool) -> None:
+    if not isinstance(value, bool):  # the text "false" would count as true, and send twice
+        raise ConfigurationError(f"RetryPolicy.{attribute.name} is {value!r}; give True or False")
 
 
 @attrs.frozen(kw_only=True)
@@ -64,7 +69,7 @@ class RetryPolicy:
             then be sent, and charged, twice.
 
     Raises:
-        ConfigurationError: A number is negative, not finite or of the wrong type.
+        ConfigurationError: A number is negative or not finite, or a type is wrong.
     """
 
     max_attempts: int = attrs.field(default=4, validator=_positive_count)
@@ -72,7 +77,7 @@ class RetryPolicy:
     backoff: float = attrs.field(default=0.5, validator=_seconds)
     max_backoff: float = attrs.field(default=30.0, validator=_seconds)
     max_retry_after: float = attrs.field(default=120.0, validator=_seconds)
-    retry_unknown: bool = False
+    retry_unknown: bool = attrs.field(default=False, validator=_plain_bool)
 
 
 @attrs.define
@@ -163,7 +168,7 @@ def pause_before_retry(
         return 0.0
     pause = backoff(policy, tally.failed, draw)
     asked = getattr(error, "retry_after", None)
-    return min(max(pause, asked), policy.max_retry_after) if asked is not None else pause
+    return pause if asked is None else max(pause, min(asked, policy.max_retry_after))
 
 
 def retrying(
@@ -210,7 +215,7 @@ def _is_passing(error: BaseException) -> bool:
     """Whether the fault may pass: a certificate that does not verify stays that way."""
     import ssl  # noqa: PLC0415 - httpx has it loaded by now
 
-    cause: BaseException | None = error
+    cause = error.__cause__  # its context may be what the caller was handling, nothing of ours
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return False

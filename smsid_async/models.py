@@ -42,11 +42,11 @@ JSONValue: TypeAlias = "dict[str, JSONValue] | list[JSONValue] | str | int | Dec
 JSONObject: TypeAlias = "dict[str, JSONValue]"
 
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}")
-_AMOUNT = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,18})?")
+_AMOUNT = re.compile(r"[+-]?([0-9]{1,18}|[0-9]{1,3}(,[0-9]{3}){1,5})(\.[0-9]{1,18})?")
 _TOO_MUCH = 10**18
 _MAX_TEXT = 1600
 _SENDER_LENGTH = range(2, 12)
-_STATUS_FIELDS = ("delivery_status", "message_status", "state", "status")
+_STATUS_FIELDS = ("status", "delivery_status", "message_status", "state")
 
 
 class DeliveryStatus(StrEnum):
@@ -62,6 +62,9 @@ class DeliveryStatus(StrEnum):
     def is_final(self) -> bool:
         """Whether the status can no longer change."""
         return self in (DeliveryStatus.DELIVERED, DeliveryStatus.FAILED)
+
+
+_DOCUMENTED = frozenset({"queued", "sent", "delivered", "failed"})
 
 
 class Outcome(StrEnum):
@@ -157,10 +160,13 @@ class MessageStatus:
         """Read the `data` of an answer to `/sms/status` about `message_id`."""
         if data.get("message_id", message_id) != message_id:
             raise InvalidResponseError("the answer is about another message")
-        field = next((name for name in _STATUS_FIELDS if name in data), "status")
-        word = _required_text(data, field).strip().lower()
-        known = word in DeliveryStatus._value2member_map_
-        status = DeliveryStatus(word) if known else DeliveryStatus.UNRECOGNISED
+        words = [
+            str(data[name]).strip().lower() for name in _STATUS_FIELDS if _is_word(data.get(name))
+        ]
+        if not words:
+            raise InvalidResponseError("the answer has no text in `status`")
+        known = [DeliveryStatus(word) for word in words if word in _DOCUMENTED]
+        status = known[0] if known else DeliveryStatus.UNRECOGNISED
         return cls(message_id=message_id, status=status, raw=data)
 
 
@@ -267,12 +273,8 @@ def check_text(text: object) -> str:
         raise ValidationError(
             f"the message text has {len(text)} characters; the API takes 1 to {_MAX_TEXT}"
         )
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # its text would show the message, so it is no cause
-        raise ValidationError(
-            "the message text has half a surrogate pair; repair its encoding"
-        ) from None
+    if not _is_encodable(text):
+        raise ValidationError("the message text has half a surrogate pair; repair its encoding")
     return text
 
 
@@ -301,10 +303,25 @@ def check_code(code: object) -> str:
 
 
 def check_message_id(message_id: object) -> str:
-    """Return a message ID that is not empty, or raise `ValidationError`."""
+    """Return an encodable message ID that is not empty, or raise `ValidationError`."""
     if not isinstance(message_id, str) or not message_id.strip():
         raise ValidationError("the message ID is empty; use the receipt's `message_id`")
+    if not _is_encodable(message_id):
+        raise ValidationError("the message ID has half a surrogate pair; repair its encoding")
     return message_id
+
+
+def _is_encodable(text: str) -> bool:
+    """Whether it can be sent. Python's own error holds the text, so it must not get out."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _required_text(data: JSONObject, field: str) -> str:
@@ -328,7 +345,7 @@ def _optional_money(data: JSONObject, field: str) -> Decimal | None:
     if value is None:
         return None
     if isinstance(value, str) and _AMOUNT.fullmatch(value):
-        return Decimal(value)
+        return Decimal(value.replace(",", ""))
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _TOO_MUCH:
         return Decimal(value)
     if isinstance(value, Decimal) and value.is_finite() and -30 < value.adjusted() < 18:
