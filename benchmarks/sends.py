@@ -29,8 +29,7 @@ def serve(pipe: Connection, limit: int, period: float, window: str) -> None:
     async def main() -> None:
         async with Sandbox(limit=limit, period=period, window=window, balance=10**9) as sandbox:
             pipe.send(sandbox.url)
-            while not pipe.poll():
-                await asyncio.sleep(0.05)
+            await asyncio.to_thread(pipe.recv)  # until told to stop
             pipe.send((len(sandbox.messages), sandbox.refused, sandbox.largest_count()))
 
     asyncio.run(main())

@@ -35,7 +35,7 @@ from smsid_async.errors import (
     SMSIDError,
     TransportError,
 )
-from smsid_async.hooks import AttemptFinished
+from smsid_async.hooks import AttemptFinished, HoldStarted, SlotGranted
 from smsid_async.models import Outcome
 
 if TYPE_CHECKING:
@@ -180,6 +180,8 @@ class Pipeline:
                 slot.unused()
                 continue
             exchange = call.exchange = self._prepare(call, slot, began)
+            if self._hooks:
+                self._tell(SlotGranted(call.path, call.priority, exchange.waited))
             try:
                 result = await self._perform(exchange)
             except HeldBackError:
@@ -337,17 +339,29 @@ class Pipeline:
             exchange.slot.answered()
         self._transport_traces = self._transport_traces or exchange.traced
         if isinstance(exchange.error, RateLimitError):
-            asked = exchange.error.retry_after
-            if asked is None:
-                asked = backoff(call.policy, call.tally.refused + 1, self._draw)
-            self._budget.hold(asked)
-            _logger.warning("HTTP 429: all requests of this key are held for %.1f s", asked)
+            self._hold(call, exchange.error.retry_after)
         if isinstance(exchange.error, OutcomeUnknownError):
             call.doubtful = True
             _logger.warning("%s %s: outcome unknown", call.method, call.path)
         self._report(exchange)
         if not exchange.done.done():
             exchange.done.set_result(None)
+
+    def _hold(self, call: Call[_T], asked: float | None) -> None:
+        seconds = asked
+        if seconds is None:
+            seconds = backoff(call.policy, call.tally.refused + 1, self._draw)
+        self._budget.hold(seconds)
+        _logger.warning("HTTP 429: all requests of this key are held for %.1f s", seconds)
+        self._tell(HoldStarted(seconds, asked))
+
+    def _tell(self, event: Event) -> None:
+        for hook in self._hooks:
+            try:
+                hook(event)
+            except Exception as exc:  # noqa: BLE001 - an observer must not change an outcome
+                names = type(hook).__name__, type(exc).__name__
+                _logger.error("hook %s raised %s", *names)  # noqa: TRY400 - no private data
 
     def _report(self, exchange: Exchange[_T]) -> None:
         debugging = _logger.isEnabledFor(logging.DEBUG)
@@ -365,8 +379,7 @@ class Pipeline:
                 event.priority.name,
                 event.waited,
             )
-        for hook in self._hooks:
-            _tell(hook, event)
+        self._tell(event)
 
     # -- further attempts ----------------------------------------------------
 
@@ -472,10 +485,3 @@ def _event(exchange: Exchange[Any]) -> AttemptFinished:
         outcome=Outcome.SENT if error is None else outcome_of(error),
         error=None if error is None else type(error).__name__,
     )
-
-
-def _tell(hook: Hook, event: Event) -> None:
-    try:
-        hook(event)
-    except Exception as exc:  # noqa: BLE001 - an observer must not change an outcome
-        _logger.error("hook %r raised %s", type(hook).__name__, type(exc).__name__)  # noqa: TRY400

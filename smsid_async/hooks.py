@@ -15,12 +15,40 @@ if TYPE_CHECKING:
     from smsid_async.budget import Priority
     from smsid_async.models import Outcome
 
-__all__ = ["AttemptFinished", "Event", "Hook"]
+__all__ = ["AttemptFinished", "Event", "HoldStarted", "Hook", "SlotGranted"]
+
+
+@attrs.frozen
+class SlotGranted:
+    """A call got its slot in the budget, and its request is about to leave.
+
+    Attributes:
+        path: Below the base URL, such as `/sms/send`.
+        priority: The lane that it waited in.
+        waited: Seconds it waited, for this attempt.
+    """
+
+    path: str
+    priority: Priority
+    waited: float
+
+
+@attrs.frozen
+class HoldStarted:
+    """The server answered 429, so that nobody sends for a while.
+
+    Attributes:
+        seconds: How long, from now.
+        asked: Seconds of the answer's `Retry-After`, None where there was no valid one.
+    """
+
+    seconds: float
+    asked: float | None
 
 
 @attrs.frozen
 class AttemptFinished:
-    """One attempt of a call has ended, in whichever way.
+    """One attempt of a call has ended, in whichever way; a 429 has its `status_code`.
 
     Attributes:
         method: `GET` or `POST`.
@@ -45,7 +73,7 @@ class AttemptFinished:
     error: str | None
 
 
-Event: TypeAlias = AttemptFinished
+Event: TypeAlias = SlotGranted | HoldStarted | AttemptFinished
 
 
 class Hook(Protocol):

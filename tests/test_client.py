@@ -11,6 +11,7 @@ from decimal import Decimal
 import httpx
 import pytest
 from conftest import NUMBER
+from wire import lanes_into
 
 from smsid_async import (
     AuthenticationError,
@@ -312,7 +313,7 @@ async def test_a_call_refuses_wrong_options(client: SMSIDClient, sandbox: Sandbo
 
 async def test_lanes_follow_call_then_view_then_method(sandbox: Sandbox) -> None:
     lanes: list[Priority] = []
-    async with open_client(sandbox, hooks=[lambda event: lanes.append(event.priority)]) as client:
+    async with open_client(sandbox, hooks=[lanes_into(lanes)]) as client:
         await client.otp.send(NUMBER)
         await client.sms.send(NUMBER, "Hello")
         view = client.with_options(priority=Priority.BULK)

@@ -1,15 +1,15 @@
 """The public names: complete, sorted, and cheap to import."""
 
+import ast
 import importlib
 import importlib.metadata
-import ast
 import inspect
-from pathlib import Path
 import json
 import pkgutil
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import NUMBER
-from wire import SENT, RawServer, answer
+from wire import SENT, RawServer, answer, lanes_into
 
 from smsid_async import (
     AuthenticationError,
@@ -87,9 +87,7 @@ async def test_an_async_source_and_one_at_a_time(client: SMSIDClient, sandbox: S
 
 async def test_messages_wait_in_the_bulk_lane(sandbox: Sandbox) -> None:
     lanes: list[Priority] = []
-    async with open_client(
-        sandbox.url, hooks=[lambda event: lanes.append(event.priority)]
-    ) as client:
+    async with open_client(sandbox.url, hooks=[lanes_into(lanes)]) as client:
         await collect(client.sms.send_many(messages(1)))
         await collect(client.sms.send_many(messages(1), priority=Priority.NORMAL))
     assert lanes == [Priority.BULK, Priority.NORMAL]

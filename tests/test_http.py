@@ -11,7 +11,7 @@ import httpx
 import pytest
 import respx
 from conftest import NUMBER
-from wire import SENT, RawServer, answer, hang, ok, raw, reset
+from wire import SENT, RawServer, answer, hang, ok, only_ends, raw, reset
 
 from smsid_async import (
     APIError,
@@ -31,13 +31,14 @@ from smsid_async import (
     SMSIDError,
     TransportError,
 )
+from smsid_async.hooks import HoldStarted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from wire import Script
 
-    from smsid_async.hooks import AttemptFinished
+    from smsid_async.hooks import AttemptFinished, Event
 
 QUICK = RetryPolicy(backoff=0.001, max_backoff=0.001)
 
@@ -223,7 +224,7 @@ async def test_a_refused_connection_was_not_sent_and_is_tried_again() -> None:
     attempts: list[AttemptFinished] = []
     budget = RateBudget(reserve=0)
     async with open_client(
-        f"http://127.0.0.1:{port}", hooks=[attempts.append], budget=budget
+        f"http://127.0.0.1:{port}", hooks=[only_ends(attempts)], budget=budget
     ) as client:
         with pytest.raises(NotSentError) as caught:
             await send(client)
@@ -292,14 +293,21 @@ async def test_the_calls_own_timeout_bounds_the_exchange_too() -> None:
 async def test_a_429_holds_everybody_and_is_tried_again_in_its_turn() -> None:
     no = answer(429, envelope(429), "Retry-After: 20")
     async with RawServer(no, answer(200, SENT)) as server:
+        events: list[Event] = []
         times: list[float] = []
-        async with open_client(
-            server.url, hooks=[lambda _: times.append(asyncio.get_running_loop().time())]
-        ) as client:
-            await asyncio.gather(send(client), asyncio.sleep(5, client), _later(client, 5))
+
+        def hook(event: Event) -> None:
+            events.append(event)
+            times.append(asyncio.get_running_loop().time())
+
+        async with open_client(server.url, hooks=[hook]) as client:
+            await asyncio.gather(send(client), _later(client, 5))
         assert len(server.ledger) == 3
-    assert times[1] >= 20
-    assert times[2] >= 20
+    names = [type(event).__name__ for event in events]
+    assert names[:3] == ["SlotGranted", "HoldStarted", "AttemptFinished"]
+    assert events[1] == HoldStarted(seconds=20.0, asked=20.0)
+    assert names[3:].count("SlotGranted") == names[3:].count("AttemptFinished") == 2
+    assert min(times[3:]) >= 20
 
 
 async def _later(client: SMSIDClient, seconds: float) -> None:
@@ -400,7 +408,7 @@ async def test_cancelled_after_it_left_the_exchange_finishes_by_itself() -> None
     events: list[AttemptFinished] = []
     budget = RateBudget(reserve=0)
     async with RawServer(slow) as server:
-        client = open_client(server.url, hooks=[events.append], budget=budget)
+        client = open_client(server.url, hooks=[only_ends(events)], budget=budget)
         error = await cancelled(send(client), lambda: len(server.ledger) == 1)
         assert error.maybe_sent is True  # type: ignore[attr-defined]
         assert events == []

@@ -7,8 +7,13 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Self
 
+from smsid_async.hooks import AttemptFinished, SlotGranted
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from smsid_async import Priority
+    from smsid_async.hooks import Event, Hook
 
     Script = Callable[["Arrival", asyncio.StreamWriter], Awaitable[None]]
 
@@ -115,3 +120,23 @@ def ok(data: dict[str, object]) -> dict[str, object]:
 
 
 SENT = ok({"status": "success", "message_id": "M1", "cost": "0.0400", "remaining_balance": "9.96"})
+
+
+def only_ends(events: list[AttemptFinished]) -> Hook:
+    """Make a hook that keeps the ends of attempts."""
+
+    def hook(event: Event) -> None:
+        if isinstance(event, AttemptFinished):
+            events.append(event)
+
+    return hook
+
+
+def lanes_into(lanes: list[Priority]) -> Hook:
+    """Make a hook that keeps the lane of each grant."""
+
+    def hook(event: Event) -> None:
+        if isinstance(event, SlotGranted):
+            lanes.append(event.priority)
+
+    return hook
