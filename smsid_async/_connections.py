@@ -76,7 +76,7 @@ async def _read_bounded(response: httpx.Response) -> bytes:
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise InvalidResponseError("the answer is compressed, though we asked it not to be")
-    if response.is_stream_consumed:  # a mock's answer, read before it was given
+    if response.is_stream_consumed:  # read already, by an event hook of the caller's client
         return response.content
     body = bytearray()
     async for chunk in response.aiter_raw():

@@ -325,6 +325,7 @@ class Pipeline:
     def _finished(self, exchange: Exchange[_T], task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not exchange.ended:  # cancelled by a shutdown before its first step
+            exchange.error = self._broken(exchange, asyncio.CancelledError())
             self._end(exchange)
 
     def _end(self, exchange: Exchange[_T]) -> None:

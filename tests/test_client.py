@@ -7,11 +7,12 @@ import gc
 import itertools
 import warnings
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 from conftest import NUMBER
-from wire import lanes_into
+from wire import RawServer, answer, lanes_into, ok
 
 from smsid_async import (
     AuthenticationError,
@@ -27,11 +28,15 @@ from smsid_async import (
     RateLimitError,
     RetryPolicy,
     SenderNotApprovedError,
+    ServerError,
     SMSIDClient,
     SMSIDError,
     ValidationError,
 )
 from smsid_async.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from wire import Script
 
 
 def open_client(sandbox: Sandbox, **options: object) -> SMSIDClient:
@@ -95,6 +100,32 @@ async def test_wait_gives_up_at_its_timeout_and_tells_the_last_status() -> None:
     assert caught.value.last.status is DeliveryStatus.SENT
     assert not caught.value.maybe_sent
     assert 20 < took <= 30
+
+
+@pytest.mark.looptime
+async def test_wait_outlives_what_may_pass() -> None:
+    def status(word: str) -> Script:
+        return answer(200, ok({"message_id": "M1", "status": word}))
+
+    busy = answer(503, b"")
+    scripts = [busy, status("sent"), busy, status("failed")]
+    async with RawServer(*scripts) as server:
+        async with SMSIDClient(
+            "key", base_url=server.url, retry=RetryPolicy(max_attempts=1)
+        ) as client:
+            final = await client.sms.wait("M1", timeout=None)
+        assert len(server.ledger) == 4
+    assert final.status is DeliveryStatus.FAILED
+
+
+@pytest.mark.looptime
+async def test_wait_tells_the_trouble_when_it_gives_up() -> None:
+    async with RawServer(answer(503, b"")) as server:
+        async with SMSIDClient("key", base_url=server.url) as client:
+            with pytest.raises(DeliveryTimeoutError, match="no status was seen") as caught:
+                await client.sms.wait("M1", timeout=20)
+    assert caught.value.last is None
+    assert isinstance(caught.value.__cause__, (ServerError, BudgetTimeoutError))
 
 
 async def test_a_message_can_fail(client: SMSIDClient, sandbox: Sandbox) -> None:
@@ -301,6 +332,8 @@ def test_a_view_refuses_unknown_and_wrong_options() -> None:
         client.with_options(budget=1)  # type: ignore[call-arg]
     with pytest.raises(ConfigurationError, match="timeout"):
         client.with_options(timeout=-1)
+    with pytest.raises(ConfigurationError, match="sender_id"):
+        client.with_options(sender_id="X")
 
 
 async def test_a_call_refuses_wrong_options(client: SMSIDClient, sandbox: Sandbox) -> None:
@@ -392,6 +425,22 @@ def test_one_client_serves_consecutive_event_loops_without_a_warning() -> None:
         )
         assert [asyncio.run(session()) for _ in range(5)] == [20] * 5
         gc.collect()
+
+
+def test_closing_in_another_loop_leaves_the_connections_to_their_own() -> None:
+    async def use(client: SMSIDClient) -> None:
+        async with RawServer(answer(200, ok({"balance": 1}))) as server:
+            object.__setattr__(client._pipeline._settings, "base_url", server.url)
+            await client.balance()
+
+    client = SMSIDClient("key", base_url="http://localhost")
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(use(client))
+    asyncio.run(client.aclose())
+    assert client._pipeline.open_connections
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+    assert not client._pipeline.open_connections
 
 
 def test_a_client_is_for_one_running_loop_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

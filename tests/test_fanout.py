@@ -320,3 +320,14 @@ async def test_a_closed_client_stops_it(sandbox: Sandbox) -> None:
     assert isinstance(error, ConfigurationError)
     assert all(result.outcome is Outcome.NOT_SENT for result in seen)
     assert sandbox.requests == []
+
+
+async def test_a_defect_of_ours_is_not_swallowed(
+    client: SMSIDClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(client._pipeline, "request", broken)
+    _, error = await collect(client.sms.send_many(messages(3), concurrency=1))
+    assert isinstance(error, RuntimeError)

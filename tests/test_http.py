@@ -7,6 +7,7 @@ import logging
 import socket
 from typing import TYPE_CHECKING
 
+import anyio
 import httpx
 import pytest
 import respx
@@ -17,12 +18,15 @@ from smsid_async import (
     APIError,
     AuthenticationError,
     BadRequestError,
+    BudgetStatistics,
     BudgetTimeoutError,
+    ConfigurationError,
     InvalidResponseError,
     NotSentError,
     OTPVerificationError,
     Outcome,
     OutcomeUnknownError,
+    Priority,
     RateBudget,
     RateLimitError,
     RetryPolicy,
@@ -31,6 +35,7 @@ from smsid_async import (
     SMSIDError,
     TransportError,
 )
+from smsid_async._exchange import Exchange
 from smsid_async.hooks import HoldStarted
 
 if TYPE_CHECKING:
@@ -465,6 +470,23 @@ async def test_reads_that_are_cancelled_never_leave_a_doubt() -> None:
     assert error.maybe_sent is False  # type: ignore[attr-defined]
 
 
+async def test_a_request_does_not_leave_once_its_call_was_ended() -> None:
+    request = httpx.Request("POST", "http://localhost")
+    exchange = Exchange(
+        call=None,  # type: ignore[arg-type]
+        slot=OwnSlot([], held=False),
+        waited=0.0,
+        started=0.0,
+        scope=anyio.CancelScope(),
+        done=asyncio.get_running_loop().create_future(),
+        transport_traces=True,
+    )
+    exchange.scope.cancel()
+    with pytest.raises(NotSentError):
+        await exchange.trace("http11.send_request_headers.started", {"request": request})
+    assert not exchange.may_have_left
+
+
 async def test_many_cancellations_leave_no_slot_no_task_and_no_stuck_connection() -> None:
     async with RawServer(answer(200, SENT)) as server:
         budget = RateBudget.unlimited(max_in_flight=5)
@@ -495,10 +517,15 @@ def test_a_loop_that_ends_with_calls_under_way_leaves_no_slot_taken() -> None:
             task.cancel()  # the exchange goes on, until the loop ends
 
     async def one_only_begins() -> None:
-        clients.append(open_client("http://127.0.0.1:1", budget=budget))
-        asyncio.create_task(send(clients[-1]))  # noqa: RUF006
+        once = RetryPolicy(max_attempts=1)
+        clients.append(open_client("http://127.0.0.1:1", budget=budget, retry=once))
+        task = asyncio.create_task(send(clients[-1]))
         await asyncio.sleep(0)
         assert budget.statistics().in_flight == 1
+        for exchange in clients[-1]._pipeline._tasks:
+            exchange.cancel()  # as a loop does that shuts down
+        with pytest.raises(NotSentError):
+            await task
 
     asyncio.run(one_has_left())
     asyncio.run(one_only_begins())
@@ -576,6 +603,98 @@ async def test_proxies_are_passed_by_on_loopback(monkeypatch: pytest.MonkeyPatch
     async with RawServer(answer(200, SENT)) as server, open_client(server.url) as client:
         await send(client)
         assert len(server.ledger) == 1
+
+
+async def test_an_answer_that_an_event_hook_has_read_is_read_all_the_same() -> None:
+    async def read_it(response: httpx.Response) -> None:
+        await response.aread()
+
+    async with (
+        RawServer(answer(200, SENT)) as server,
+        httpx.AsyncClient(event_hooks={"response": [read_it]}) as http_client,
+        open_client(server.url, http_client=http_client) as client,
+    ):
+        assert (await client.sms.send(NUMBER, "Hello")).message_id == "M1"
+
+
+# -- a budget of the caller's --------------------------------------------------
+
+
+class OwnSlot:
+    """A slot that notes how it ended, and may be held at the last moment."""
+
+    def __init__(self, ends: list[str], *, held: bool) -> None:
+        self.ends = ends
+        self.held = held
+
+    def answered(self) -> None:
+        self.ends.append("answered")
+
+    def given_up(self) -> None:
+        self.ends.append("given up")
+
+    def unused(self) -> None:
+        self.ends.append("unused")
+
+
+class OwnBudget:
+    """The smallest budget there is; its first slots are held."""
+
+    def __init__(self, *, held: int = 0) -> None:
+        self.ends: list[str] = []
+        self.holds: list[float] = []
+        self.held = held
+
+    async def acquire(
+        self, priority: Priority = Priority.NORMAL, max_wait: float | None = None
+    ) -> OwnSlot:
+        self.held -= 1
+        return OwnSlot(self.ends, held=self.held >= 0)
+
+    def hold(self, seconds: float) -> None:
+        self.holds.append(seconds)
+
+    def statistics(self) -> BudgetStatistics:
+        return BudgetStatistics(1, 1.0, 1, 0, {}, 0.0, 0, 1.0)
+
+    async def aclose(self) -> None:
+        self.ends.append("closed")
+
+
+async def test_a_budget_of_the_callers_is_told_how_each_request_ended() -> None:
+    budget = OwnBudget()
+    no = answer(429, b"", "Retry-After: 3")
+    async with RawServer(no, answer(502, b""), answer(200, SENT)) as server:
+        async with open_client(server.url, budget=budget) as client:
+            with pytest.raises(OutcomeUnknownError):
+                await send(client)
+            await send(client)
+    assert budget.ends == ["answered", "given up", "answered"]
+    assert budget.holds == [3.0]
+
+
+async def test_a_request_that_a_hold_meets_before_it_leaves_goes_back_into_the_queue() -> None:
+    budget = OwnBudget(held=2)
+    async with RawServer(answer(200, SENT)) as server:
+        async with open_client(server.url, budget=budget) as client:
+            await send(client)
+        assert len(server.ledger) == 1
+    assert budget.ends == ["unused", "unused", "answered"]
+
+
+async def test_a_call_that_waits_while_the_client_is_closed_is_not_sent() -> None:
+    async with RawServer(answer(200, SENT)) as server:
+        budget = RateBudget(1, 60.0)
+        client = open_client(server.url, budget=budget)
+        holder = await budget.acquire()
+        waiting = asyncio.create_task(send(client))
+        await asyncio.sleep(0)
+        await client.aclose()
+        holder.unused()
+        with pytest.raises(ConfigurationError, match="closed"):
+            await waiting
+        assert server.ledger == []
+    assert budget.statistics().free == 1
 
 
 # -- the wire ------------------------------------------------------------------

@@ -53,7 +53,7 @@ from smsid_async import (
     __version__,
     count_segments,
 )
-from smsid_async.hooks import AttemptFinished, Event, Hook
+from smsid_async.hooks import AttemptFinished, Event, HoldStarted, Hook, SlotGranted
 
 TO = "+447700900123"
 
@@ -99,7 +99,15 @@ class MySlot:
 
 
 def observe(event: Event) -> None:
-    assert_type(event, AttemptFinished)
+    assert_type(event, SlotGranted | HoldStarted | AttemptFinished)
+    if isinstance(event, SlotGranted):
+        assert_type(event.waited, float)
+        assert_type(event.priority, Priority)
+        return
+    if isinstance(event, HoldStarted):
+        assert_type(event.seconds, float)
+        assert_type(event.asked, float | None)
+        return
     assert_type(event.method, str)
     assert_type(event.path, str)
     assert_type(event.attempt, int)
