@@ -175,8 +175,15 @@ class _Rules:
         return self.limit / self.cooldown
 
     def kept_from(self, lane: Priority) -> int:
-        """Slots, and places in flight, that this lane must leave alone."""
-        return 0 if lane is Priority.HIGH else self.reserve
+        """Slots, and places in flight, that this lane must leave alone.
+
+        `BACKGROUND` leaves a burst as well, so that its polls never delay a send.
+        """
+        if lane is Priority.HIGH:
+            return 0
+        if lane is not Priority.BACKGROUND:
+            return self.reserve
+        return min(self.reserve + self.burst, self.limit - 1, self.max_in_flight - 1)
 
 
 class _Window:

@@ -351,6 +351,32 @@ def test_the_reserve_leaves_at_once_behind_ten_thousand_calls_and_slow_answers(
     run(main())
 
 
+@pytest.mark.parametrize("moment", [0.0, 30.0, 100.0, 333.3])
+@pytest.mark.parametrize("lane", [NORMAL, HIGH])
+def test_polls_never_delay_a_burst_of_sends(moment: float, lane: Priority) -> None:
+    async def main() -> None:
+        budget = RateBudget()
+        tasks = await saturate(budget, Priority.BACKGROUND, 3000, 0.2)
+        await asyncio.sleep(moment)
+        asked = now()
+        for slot in await asyncio.gather(*(budget.acquire(lane) for _ in range(8))):
+            slot.answered()
+        assert now() - asked <= 0.05
+        await stop(tasks)
+
+    run(main())
+
+
+def test_polls_alone_use_what_they_may() -> None:
+    async def main() -> None:
+        budget = RateBudget()
+        tasks = await saturate(budget, Priority.BACKGROUND, 436, 0.2)
+        await asyncio.wait(tasks)
+        assert now() <= 436 * 61.2 / 109  # in a steady stream from the start
+
+    run(main())
+
+
 def test_the_reserve_is_there_again_after_a_period() -> None:
     async def main() -> None:
         budget = RateBudget(reserve=12)

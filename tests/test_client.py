@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import threading
 import warnings
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -425,6 +426,39 @@ def test_one_client_serves_consecutive_event_loops_without_a_warning() -> None:
         )
         assert [asyncio.run(session()) for _ in range(5)] == [20] * 5
         gc.collect()
+
+
+def test_four_threads_with_a_loop_each_keep_one_budget_without_a_warning() -> None:
+    budget = RateBudget(40, 1.0, burst=40)
+    ready, over = threading.Event(), threading.Event()
+    sandboxes: list[Sandbox] = []
+
+    async def serve() -> None:
+        async with Sandbox(limit=None) as sandbox:
+            sandboxes.append(sandbox)
+            url.append(sandbox.url)
+            ready.set()
+            await asyncio.to_thread(over.wait)
+
+    async def work() -> None:
+        async with SMSIDClient("test", base_url=url[0], budget=budget) as client:
+            await asyncio.gather(*(client.sms.send(NUMBER, "Hello") for _ in range(20)))
+
+    url: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        server = threading.Thread(target=lambda: asyncio.run(serve()))
+        server.start()
+        ready.wait()
+        workers = [threading.Thread(target=lambda: asyncio.run(work())) for _ in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        over.set()
+        server.join()
+    assert len(sandboxes[0].messages) == 80
+    assert sandboxes[0].largest_count(1.0) <= 40
 
 
 def test_closing_in_another_loop_leaves_the_connections_to_their_own() -> None:
