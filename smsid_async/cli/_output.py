@@ -1,0 +1,80 @@
+"""What the command writes: results to stdout, sentences to stderr."""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import TextIO
+
+from rich.console import Console
+
+__all__ = ["Output"]
+
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) != "\n"}
+
+
+class Output:
+    """The two streams. A reader that goes away is noted and never an error.
+
+    Args:
+        as_json: Whether stdout is for JSON objects only.
+
+    Attributes:
+        as_json: Whether stdout is for JSON objects only.
+        closed: Whether stdout's reader has gone, or it cannot be written to.
+        console: The terminal to draw on, None if there is none.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self.closed = False
+        free = () if as_json and _is_terminal(sys.stdout) else (sys.stdout, sys.stderr)
+        terminal = next(filter(_is_terminal, free), None)
+        self.console = None if terminal is None else Console(file=terminal, highlight=False)
+        self._through_console = terminal is not None and terminal is sys.stdout
+
+    def line(self, text: str) -> None:
+        """Write one line for people to stdout; nothing with `--json`."""
+        if not self.as_json:
+            self._write(text)
+
+    def record(self, values: Mapping[str, object]) -> None:
+        """Write one object to stdout; nothing without `--json`."""
+        if self.as_json:
+            self._write(json.dumps(values, default=str))
+
+    def sentence(self, text: str) -> None:
+        """Tell something on stderr."""
+        _write(sys.stderr, f"smsid: {text.translate(_CONTROL)}")
+
+    def _write(self, text: str) -> None:
+        text = text.translate(_CONTROL)  # a file's cell could hold a terminal's commands
+        if self.console is not None and self._through_console:  # above what it draws
+            self.console.print(text, markup=False, soft_wrap=True)
+        elif not self.closed and (trouble := _write(sys.stdout, text)) is not None:
+            self.closed = True
+            if not isinstance(trouble, BrokenPipeError):
+                self.sentence(f"stdout cannot be written to: {trouble.strerror}")
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _write(stream: TextIO | None, text: str) -> OSError | None:
+    """Write a line, or return why that is not possible."""
+    if stream is None:  # the process was started without it
+        return BrokenPipeError()
+    try:
+        print(text, file=stream, flush=True)
+    except OSError as exc:
+        _abandon(stream)
+        return exc
+    return None
+
+
+def _abandon(stream: TextIO) -> None:
+    """Let what is still to be written to a broken stream go nowhere."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), stream.fileno())
