@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from smsid_async._http import outcome_of
+from smsid_async._verdict import outcome_of
 from smsid_async.errors import (
     AuthenticationError,
     BadRequestError,

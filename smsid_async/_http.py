@@ -9,26 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import random
-import sys
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import httpx
-
 from smsid_async._connections import Connections, read_body
-from smsid_async._envelope import Answer, api_error, plain_success, read_answer
+from smsid_async._envelope import Answer, read_answer
 from smsid_async._exchange import LEAST_FOR_A_WRITE, Call, Exchange, HeldBackError
-from smsid_async._retry import backoff, parse_http_date, parse_retry_after, retrying
-from smsid_async._signing import sign
-from smsid_async._version import __version__
+from smsid_async._request import RequestFactory
+from smsid_async._retry import backoff, retrying
+from smsid_async._verdict import doubt, error_of_broken, outcome_of, result_of_answer
 from smsid_async.errors import (
     BudgetTimeoutError,
     ConfigurationError,
     InvalidResponseError,
-    NotSentError,
     OutcomeUnknownError,
     RateLimitError,
     ServerError,
@@ -39,44 +34,21 @@ from smsid_async.hooks import AttemptFinished, HoldStarted, SlotGranted
 from smsid_async.models import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
+
+    import httpx
 
     from smsid_async._config import Settings
     from smsid_async.budget import Budget, Slot
     from smsid_async.hooks import Event, Hook
 
-__all__ = ["Call", "Pipeline", "outcome_of"]
+__all__ = ["Pipeline"]
 
 _T = TypeVar("_T")
 _logger = logging.getLogger("smsid_async")
 
 _PLACES_UNTOLD = 50  # connections for a budget that does not say how many it lets out
 _MAY_COUNT_LATER = frozenset({502, 504})  # a gateway answered for a server that had not
-_USER_AGENT = f"smsid-async/{__version__} python/{sys.version_info[0]}.{sys.version_info[1]}"
-
-# Raised before a connection is in use, by transports that do not tell us more.
-_BEFORE_SENDING = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-    httpx.LocalProtocolError,
-    httpx.InvalidURL,
-)
-
-
-def outcome_of(error: SMSIDError) -> Outcome:
-    """Tell what became of a send that raised this."""
-    if error.maybe_sent:
-        return Outcome.UNKNOWN
-    refused = getattr(error, "status_code", None) is not None
-    return Outcome.REJECTED if refused else Outcome.NOT_SENT
-
-
-def encode(payload: Mapping[str, str]) -> bytes:
-    """Serialise a body, once: what is signed is what is sent."""
-    return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 class Pipeline:
@@ -110,8 +82,8 @@ class Pipeline:
         self._connections: Connections | None = None
         self._transport_traces = http_client is None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._headers = _base_headers(settings)
-        self._urls: dict[str, httpx.URL] = {}
+        self._requests = RequestFactory(settings)
+        self._secrets = (settings.api_key, settings.api_secret or "")
         self.closed = False
 
     @property
@@ -146,7 +118,7 @@ class Pipeline:
             raise
         except SMSIDError as error:
             if call.doubtful and not error.maybe_sent:
-                raise _doubt(call, "a later attempt failed, but an earlier one") from error
+                raise doubt(call, "a later attempt failed, but an earlier one") from error
             raise
 
     async def settle(self, call: Call[_T]) -> _T:
@@ -238,22 +210,29 @@ class Pipeline:
         try:
             with exchange.scope:
                 answer, headers = await self._send_and_read(exchange)
-                exchange.result = self._judge(exchange.call, answer, headers)
+                exchange.result = result_of_answer(
+                    exchange.call,
+                    answer,
+                    headers,
+                    wall_clock=self._wall_clock(),
+                    secrets=self._secrets,
+                )
             if exchange.scope.cancelled_caught:
-                exchange.error = self._broken(exchange, TimeoutError(_late(exchange)))
+                exchange.error = error_of_broken(exchange, TimeoutError(_late(exchange)))
         except SMSIDError as error:
             exchange.error = error
         except asyncio.CancelledError as exc:  # the event loop is shutting down
-            exchange.error = self._broken(exchange, exc)
+            exchange.error = error_of_broken(exchange, exc)
             raise
-        except Exception as exc:  # noqa: BLE001 - the one place where foreign exceptions end
-            exchange.error = self._broken(exchange, exc)
+        except Exception as exc:  # noqa: BLE001 - foreign exceptions end here, and only here
+            exchange.error = error_of_broken(exchange, exc)
         finally:
             self._end(exchange)
 
     async def _send_and_read(self, exchange: Exchange[_T]) -> tuple[Answer, httpx.Headers]:
         client = await self._client()
-        request = self._signed_request(exchange)
+        call = exchange.call
+        request = self._requests.make(call.method, call.path, call.body, trace=exchange.trace)
         exchange.handed_over = True
         response = await client.send(request, stream=True, auth=None, follow_redirects=False)
         exchange.status_code = response.status_code
@@ -265,67 +244,10 @@ class Pipeline:
             await response.aclose()
         return answer, response.headers
 
-    def _signed_request(self, exchange: Exchange[_T]) -> httpx.Request:
-        call = exchange.call
-        url = self._urls.get(call.path)
-        if url is None:
-            url = self._urls[call.path] = httpx.URL(self._settings.base_url + call.path)
-        headers = list(self._headers)
-        if call.body:
-            headers.append((b"Content-Type", b"application/json"))
-        if self._settings.api_secret is not None:
-            headers.append((b"X-Api-Sign", sign(call.body, self._settings.api_secret).encode()))
-        return httpx.Request(
-            call.method,
-            url,
-            headers=headers,
-            content=call.body or None,
-            extensions={"timeout": httpx.Timeout(None).as_dict(), "trace": exchange.trace},
-        )
-
-    def _judge(self, call: Call[_T], answer: Answer, headers: httpx.Headers) -> _T:
-        """Turn an answer into the call's result or its error."""
-        if answer.refused or answer.status_code >= 500:
-            moment = parse_http_date(headers.get("Date")) or self._wall_clock()
-            error = api_error(
-                answer,
-                verifying=call.verifying,
-                retry_after=parse_retry_after(headers.get("Retry-After"), now=moment),
-                private=(*call.private, self._settings.api_key, self._settings.api_secret or ""),
-            )
-            if call.write and not answer.refused:
-                raise _doubt(call, f"HTTP {answer.status_code} came back, but it") from error
-            raise error
-        try:
-            return call.decode(plain_success(answer))
-        except InvalidResponseError as error:
-            if call.write:
-                raise _doubt(call, "no trustworthy answer came back, but it") from error
-            raise
-
-    def _broken(self, exchange: Exchange[_T], exc: BaseException) -> SMSIDError:
-        """Map a foreign exception: the one place where that is done."""
-        call = exchange.call
-        left = exchange.may_have_left
-        if exchange.handed_over and not exchange.traced and isinstance(exc, Exception):
-            # No trace although our own transport emits them: it was replaced, by a mock say.
-            left = left or not isinstance(exc, (*_BEFORE_SENDING, TimeoutError))
-        exchange.headers_started = left
-        why = f"{type(exc).__name__}" if not isinstance(exc, TimeoutError) else str(exc)
-        error: SMSIDError
-        if not left:
-            error = NotSentError(f"the request never left: {why}. Check the network and base_url")
-        elif call.write:
-            error = _doubt(call, f"the exchange broke ({why}), but it")
-        else:
-            error = TransportError(f"the exchange broke: {why}. It was a read, so try again")
-        error.__cause__ = exc
-        return error
-
     def _finished(self, exchange: Exchange[_T], task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not exchange.ended:  # cancelled by a shutdown before its first step
-            exchange.error = self._broken(exchange, asyncio.CancelledError())
+            exchange.error = error_of_broken(exchange, asyncio.CancelledError())
             self._end(exchange)
 
     def _end(self, exchange: Exchange[_T]) -> None:
@@ -451,22 +373,6 @@ def _result_of(exchange: Exchange[_T]) -> _T:
         raise error
     finally:
         del error  # its traceback knows this frame: without this, a cycle
-
-
-def _base_headers(settings: Settings) -> tuple[tuple[bytes, bytes], ...]:
-    return (
-        (b"Accept", b"application/json"),
-        (b"Accept-Encoding", b"identity"),
-        (b"User-Agent", _USER_AGENT.encode()),
-        (b"X-Api-Key", settings.api_key.encode()),
-    )
-
-
-def _doubt(call: Call[Any], what: str) -> OutcomeUnknownError:
-    return OutcomeUnknownError(
-        f"{call.method} {call.path}: {what} may have taken effect. "
-        "Find out before you send it again"
-    )
 
 
 def _late(exchange: Exchange[Any]) -> str:

@@ -8,7 +8,7 @@ import attrs
 
 from smsid_async._config import check_seconds
 from smsid_async._exchange import Call
-from smsid_async._http import encode
+from smsid_async._request import encode
 from smsid_async._retry import RetryPolicy
 from smsid_async.budget import Priority
 from smsid_async.errors import ConfigurationError, ValidationError

@@ -46,6 +46,7 @@ __all__ = ["OTP", "SMS"]
 _FIRST_POLL = 1.0  # seconds between the first two polls of a status
 _POLL_GROWTH = 1.5
 _SLOWEST_POLL = 30.0
+_LAST_POLL = 1.0  # seconds before the end of a wait
 
 
 class _Resource:
@@ -172,9 +173,10 @@ class SMS(_Resource):
                 if last.is_final:
                     return last
             nap = pause * random.uniform(0.8, 1.2)  # noqa: S311 - spreads polls, no secret
-            if loop.time() + nap >= deadline:
+            left = deadline - loop.time() - _LAST_POLL
+            if left <= 0:
                 raise _not_final(timeout, last) from trouble
-            await asyncio.sleep(nap)
+            await asyncio.sleep(min(nap, left))
             pause = min(pause * _POLL_GROWTH, _SLOWEST_POLL)
 
     def send_many(

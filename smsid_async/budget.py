@@ -1,15 +1,7 @@
 """The rate budget: who may send one request, and when.
 
-Three parts, from pure to practical. `_Window` is arithmetic on times that it is
-given: which slots are free, what the shape of the traffic allows, how long a hold
-lasts. `_Pump` is a queue and one timer for one event loop. `RateBudget` ties them
-together and is what everybody uses.
-
-Why the guarantee holds: a slot taken for a request comes back `period` + `margin`
-after that request's answer. Were `limit` + 1 requests counted within less than a
-period, then at the last count each of them has left, and none has had its slot
-back: the server counted it before it answered, less than a period ago. So all of
-them hold a slot at once, and there are only `limit`.
+`_window` holds the arithmetic and says why the guarantee holds. Here a `_Pump` is the
+queue and the one timer of one event loop, and `RateBudget` ties the two together.
 """
 
 from __future__ import annotations
@@ -21,13 +13,13 @@ import itertools
 import math
 import threading
 import time
-from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from weakref import WeakValueDictionary
 
 import attrs
 
-from smsid_async.errors import BudgetTimeoutError, ConfigurationError
+from smsid_async._window import Priority, Rules, Window, check_count, check_duration
+from smsid_async.errors import BudgetTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,24 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Budget", "BudgetStatistics", "Priority", "RateBudget", "Slot", "shared_budget"]
 
 
-class Priority(IntEnum):
-    """The lane in which a call waits for its slot, best first."""
-
-    HIGH = 0
-    NORMAL = 1
-    BULK = 2
-    BACKGROUND = 3
-
-
-_BURSTING = (Priority.HIGH, Priority.NORMAL)
-_PACED_DEPTH = 2  # one at a time, and one to make up for a timer that fired late
-_SLOWDOWN = 0.7  # of the rate, for each hold
-_SLOWEST = 0.1
-_RECOVERY = 1.8  # periods from the slowest back to full
-_CALM = 4  # periods without a 429 until requests may leave in bursts again
-_CAUTION = 2  # the power of that recovery: half of the time brings a quarter
 _SHORTEST_NAP = 1e-5  # seconds; a rounded-off timer must not fire for ever at one instant
-_SMOOTHING = 0.2  # weight of the newest exchange in the running mean of their durations
 
 
 class Slot(Protocol):
@@ -131,184 +106,6 @@ class BudgetStatistics:
     held_for: float
     rate_limited: int
     rate: float
-
-
-@attrs.frozen
-class _Rules:
-    """What a budget was told, checked."""
-
-    limit: int
-    period: float
-    burst: int
-    reserve: int
-    max_in_flight: int
-    margin: float
-    linger: float
-
-    def __attrs_post_init__(self) -> None:
-        for name in ("limit", "burst", "max_in_flight"):
-            _check_count(name, getattr(self, name), least=1)
-        _check_count("reserve", self.reserve, least=0)
-        _check_duration("period", self.period)
-        for name in ("margin", "linger"):
-            _check_duration(name, getattr(self, name), zero=True)
-        if self.reserve >= self.limit:
-            raise ConfigurationError(
-                f"reserve={self.reserve} leaves nothing of limit={self.limit} for other lanes"
-            )
-        if self.burst > self.limit:
-            raise ConfigurationError(f"burst={self.burst} is more than limit={self.limit} allows")
-        if self.reserve >= self.max_in_flight:
-            raise ConfigurationError(
-                f"reserve={self.reserve} leaves no place in flight of "
-                f"max_in_flight={self.max_in_flight} for other lanes"
-            )
-
-    @property
-    def cooldown(self) -> float:
-        """Seconds from an answer to its slot's return."""
-        return self.period + self.margin
-
-    @property
-    def rate(self) -> float:
-        """Requests a second at which the shape's bucket is refilled."""
-        return self.limit / self.cooldown
-
-    def kept_from(self, lane: Priority) -> int:
-        """Slots, and places in flight, that this lane must leave alone.
-
-        `BACKGROUND` leaves a burst as well, so that its polls never delay a send.
-        """
-        if lane is Priority.HIGH:
-            return 0
-        if lane is not Priority.BACKGROUND:
-            return self.reserve
-        return min(self.reserve + self.burst, self.limit - 1, self.max_in_flight - 1)
-
-
-class _Window:
-    """Slots, places in flight, shape and hold. All methods take the time and never wait."""
-
-    def __init__(self, rules: _Rules) -> None:
-        self.rules = rules
-        self.in_flight = 0
-        self.held_until = -math.inf
-        self.rate_limited = 0
-        self._idle = rules.limit
-        self._returns: list[float] = []  # a heap: when each slot that cools down is back
-        self._level = 0.0  # of the bucket: requests that the refill has not yet covered
-        self._leaked_at = -math.inf
-        self._slowed_to = 1.0
-        self._slowed_at = -math.inf
-        self._calm_at = -math.inf
-        self._exchange_time = 0.0
-
-    def take(self, lane: Priority, now: float) -> float:
-        """Take a slot and return 0, or take nothing and return the seconds to wait.
-
-        Infinity means: until some request in flight ends.
-        """
-        wait = max(self._hold_wait(now), self._slot_wait(lane, now), self._shape_wait(lane, now))
-        if wait <= 0 and self._has_place(lane):
-            self._idle -= 1
-            self.in_flight += 1
-            self._level += 1
-            return 0.0
-        return wait if self._has_place(lane) else math.inf
-
-    def give_back(self, now: float, *, cooldown: float, taken_at: float) -> None:
-        """End a request: its slot is free again after `cooldown` seconds."""
-        self.in_flight -= 1
-        heapq.heappush(self._returns, now + cooldown)
-        self._exchange_time += _SMOOTHING * (now - taken_at - self._exchange_time)
-
-    def undo(self) -> None:
-        """End a request that never left, as though it had never been granted."""
-        self.in_flight -= 1
-        self._idle += 1
-        self._level = max(0.0, self._level - 1)
-
-    def hold(self, seconds: float, now: float) -> None:
-        """Let nobody take a slot for so long, and go slower afterwards, once for each hold."""
-        self.rate_limited += 1
-        if now >= self.held_until:
-            self._slowed_to = max(_SLOWEST, self.speed(now) * _SLOWDOWN)
-        self.held_until = max(self.held_until, now + seconds)
-        self._slowed_at = self.held_until
-        self._calm_at = self.held_until + _CALM * self.rules.period
-        self._level, self._leaked_at = 1.0, self.held_until
-
-    def speed(self, now: float) -> float:
-        """The share of the full rate that the present time allows.
-
-        It recovers slowly at first, where the limit was met, and faster the longer no
-        429 came.
-        """
-        if self._slowed_to == 1.0:
-            return 1.0
-        progress = max(0.0, now - self._slowed_at) / (_RECOVERY * self.rules.period)
-        if progress >= 1.0:
-            self._slowed_to = 1.0
-            return 1.0
-        return self._slowed_to + (1.0 - self._slowed_to) * progress**_CAUTION
-
-    def free(self, now: float) -> int:
-        """Slots that are not taken and not cooling down."""
-        while self._returns and self._returns[0] <= now:
-            heapq.heappop(self._returns)
-            self._idle += 1
-        return self._idle
-
-    def projected_wait(self, lane: Priority, ahead: int, now: float) -> float:
-        """Estimate the seconds until a call with so many others ahead of it is served."""
-        kept = self.rules.kept_from(lane)
-        cycle = self.rules.cooldown + self._exchange_time
-        laps, turn = divmod(ahead, self.rules.limit - kept)
-        slot = self._nth_return(kept + turn, now, cycle) + laps * cycle
-        shape = self._shape_wait(lane, now, ahead=ahead)
-        places = ahead * self._exchange_time / (self.rules.max_in_flight - kept)
-        return max(slot, shape, places, self._hold_wait(now))
-
-    def _nth_return(self, n: int, now: float, cycle: float) -> float:
-        """Seconds until more than `n` slots are free, if nobody takes any."""
-        nth_cooling = n - self.free(now)
-        if nth_cooling < 0:
-            return 0.0
-        if nth_cooling < len(self._returns):
-            return sorted(self._returns)[nth_cooling] - now
-        return cycle  # in flight still: answered any moment, then it cools down
-
-    def _hold_wait(self, now: float) -> float:
-        return self.held_until - now
-
-    def _has_place(self, lane: Priority) -> bool:
-        return self.in_flight < self.rules.max_in_flight - self.rules.kept_from(lane)
-
-    def _slot_wait(self, lane: Priority, now: float) -> float:
-        missing = self.rules.kept_from(lane) + 1 - self.free(now)
-        if missing <= 0:
-            return 0.0
-        if missing == 1 and self._returns:
-            return self._returns[0] - now
-        if missing > len(self._returns):
-            return math.inf
-        return heapq.nsmallest(missing, self._returns)[-1] - now
-
-    def _shape_wait(self, lane: Priority, now: float, *, ahead: int = 0) -> float:
-        speed = self.speed(now)
-        rate = self.rules.rate * speed
-        if now > self._leaked_at:
-            self._level = max(0.0, self._level - (now - self._leaked_at) * rate)
-            self._leaked_at = now
-        return (self._level + ahead + 1 - self._depth(lane, now)) / rate
-
-    def _depth(self, lane: Priority, now: float) -> int:
-        """How many may go at once after a pause; after a 429 only one."""
-        if now < self._calm_at:
-            return 1
-        if lane not in _BURSTING:
-            return min(_PACED_DEPTH, self.rules.burst)
-        return self.rules.burst + (self.rules.reserve if lane is Priority.HIGH else 0)
 
 
 class _RateSlot:
@@ -431,9 +228,9 @@ class RateBudget:
         linger: float | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
-        _check_count("limit", limit, least=1)
-        _check_duration("period", period)
-        self._rules = _Rules(
+        check_count("limit", limit, least=1)
+        check_duration("period", period)
+        self._rules = Rules(
             limit=limit,
             period=period,
             burst=min(10, limit) if burst is None else burst,
@@ -442,7 +239,7 @@ class RateBudget:
             margin=period / 60 if margin is None else margin,
             linger=period / 2 if linger is None else linger,
         )
-        self._window = _Window(self._rules)
+        self._window = Window(self._rules)
         self._lock = threading.Lock()
         self._arrivals = itertools.count()
         self._pumps: dict[asyncio.AbstractEventLoop, _Pump] = {}
@@ -643,18 +440,6 @@ def _too_long(wait: float) -> BudgetTimeoutError:
         "Try again then, or allow more time",
         retry_after=max(0.0, wait),
     )
-
-
-def _check_count(name: str, value: object, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigurationError(f"{name} is {value!r}; give a whole number of {least} or more")
-
-
-def _check_duration(name: str, value: object, *, zero: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigurationError(f"{name} is {value!r}; give a finite number of seconds")
-    if value < 0 or (value == 0 and not zero):
-        raise ConfigurationError(f"{name} is {value!r}; the guarantee needs more than that")
 
 
 _shared: WeakValueDictionary[tuple[str, str], RateBudget] = WeakValueDictionary()

@@ -100,7 +100,7 @@ async def test_wait_gives_up_at_its_timeout_and_tells_the_last_status() -> None:
     assert caught.value.last is not None
     assert caught.value.last.status is DeliveryStatus.SENT
     assert not caught.value.maybe_sent
-    assert 20 < took <= 30
+    assert 29 <= took <= 30
 
 
 @pytest.mark.looptime
@@ -462,14 +462,14 @@ def test_four_threads_with_a_loop_each_keep_one_budget_without_a_warning() -> No
 
 
 def test_closing_in_another_loop_leaves_the_connections_to_their_own() -> None:
-    async def use(client: SMSIDClient) -> None:
+    async def use() -> SMSIDClient:
         async with RawServer(answer(200, ok({"balance": 1}))) as server:
-            object.__setattr__(client._pipeline._settings, "base_url", server.url)
+            client = SMSIDClient("key", base_url=server.url)
             await client.balance()
+        return client
 
-    client = SMSIDClient("key", base_url="http://localhost")
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(use(client))
+    client = loop.run_until_complete(use())
     asyncio.run(client.aclose())
     assert client._pipeline.open_connections
     loop.run_until_complete(loop.shutdown_asyncgens())
