@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 from collections import Counter
 from decimal import Decimal
 
@@ -190,6 +191,16 @@ def test_lines_go_above_what_is_drawn(monkeypatch):
     text = terminal.getvalue()
     assert "line 5: [red]\\x1b[31m rejected\n" in text
     assert text.count("customers.csv") == 3  # drawn at first, again below the line, and at the end
+
+
+def test_a_long_check_shows_that_it_goes_on(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with _output.Output(as_json=False).busy("Checking [x].csv"):
+        deadline = time.monotonic() + 5
+        while "Checking [x].csv" not in terminal.getvalue():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,15 @@
 import asyncio
 import contextlib
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING
 
 from smsid_async import (
     Message,
     Outcome,
     OutcomeUnknownError,
     SendResult,
-    SMSIDClient,
     SMSIDError,
     ValidationError,
 )
@@ -22,9 +23,13 @@ from smsid_async.cli._session import Code, Session
 from smsid_async.cli._signals import on_interrupt
 from smsid_async.cli.display import BulkState, LiveView, PlainView, View, duration_text
 
+if TYPE_CHECKING:
+    from smsid_async import SMSIDClient
+
 __all__ = ["BulkRun", "run_file"]
 
 _TICK = 0.2  # seconds between two looks at the budget
+_GOODBYE = 1.0  # seconds that the last words may take
 
 
 def run_file(session: Session, source: Source) -> int:
@@ -46,7 +51,7 @@ def run_file(session: Session, source: Source) -> int:
     return asyncio.run(_send(client, source, plan, session.out))
 
 
-async def _send(client: SMSIDClient, source: Source, plan: Plan, out: Output) -> int:
+async def _send(client: "SMSIDClient", source: Source, plan: Plan, out: Output) -> int:
     async with client:
         run = BulkRun(client, source, plan, out)
         await run.run()
@@ -55,6 +60,9 @@ async def _send(client: SMSIDClient, source: Source, plan: Plan, out: Output) ->
 
 class BulkRun:
     """One pass over a checked file that sends it.
+
+    While requests are in flight, all writing is done in threads: a reader that pauses (a
+    pager, Ctrl-S) must not hold up the event loop until their answers seem to be late.
 
     Args:
         client: Sends.
@@ -66,7 +74,7 @@ class BulkRun:
 
     def __init__(
         self,
-        client: SMSIDClient,
+        client: "SMSIDClient",
         source: Source,
         plan: Plan,
         out: Output,
@@ -117,15 +125,12 @@ class BulkRun:
     async def _take_all(self) -> None:
         try:
             async for result in self._results:
-                self._take(result)
+                row = self._in_hand.pop(result.index)
+                await asyncio.to_thread(self.report.add, row, result)
+                if self._out.closed and not self.state.stopping:
+                    self._stop()
         except SMSIDError as error:
             self.report.error = error
-
-    def _take(self, result: SendResult) -> None:
-        row = self._in_hand.pop(result.index)
-        self.report.add(row, result)
-        if self._out.closed and not self.state.stopping:
-            self._stop()
 
     def _stop(self) -> None:
         self.state.stopping = True
@@ -137,11 +142,17 @@ class BulkRun:
             self.report.interrupted = True
             self._stop()
             return
+        goodbye = threading.Thread(target=self._say_goodbye, daemon=True)
+        goodbye.start()
+        goodbye.join(_GOODBYE)
+        self._leave(Code.INTERRUPTED)
+
+    def _say_goodbye(self) -> None:
         self._view.__exit__(None, None, None)
         for index, row in self._in_hand.items():
             self.report.add(row, _not_awaited(index, row))
         self._note_the_rest()
-        self._leave(self.report.close())
+        self.report.close()
 
     def _note_the_rest(self) -> None:
         """Note what was never pulled, and where it begins."""
@@ -159,11 +170,11 @@ class BulkRun:
         def look() -> None:
             self.state.elapsed = asyncio.get_running_loop().time() - began
             self.state.budget = self._client.budget.statistics()
-            self._view.refresh()
 
         async def tick() -> None:
             while True:
                 look()
+                await asyncio.to_thread(self._view.refresh)
                 await asyncio.sleep(_TICK)
 
         ticker = asyncio.create_task(tick())

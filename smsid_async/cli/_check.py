@@ -24,7 +24,8 @@ def check_file(source: Source, out: Output) -> Plan:
                 out.sentence(f"{source.path}, line {row.line}: {row.reason}")
             yield row
 
-    return make_plan(telling())
+    with out.busy(f"Checking {source.path.name}"):
+        return make_plan(telling())
 
 
 def plan(session: Session, source: Source, price: str | None) -> int:

@@ -63,7 +63,7 @@ def _judge(session: Session, run: BulkRun, sandbox: Sandbox, limit: int, period:
     used = (len(moments) - 1) / possible if possible else 0.0
     largest = sandbox.largest_count()
     run.report.more = [
-        ("largest count", f"{largest:,} in {period:g} s"),
+        ("largest count", f"{largest:,} of {limit:,} in {period:g} s"),
         ("budget used", f"{used:.0%}"),
     ]
     session.out.record(

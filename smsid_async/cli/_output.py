@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TextIO
 
 from rich.console import Console
+from rich.text import Text
 
 __all__ = ["Output"]
 
@@ -47,6 +48,10 @@ class Output:
     def sentence(self, text: str) -> None:
         """Tell something on stderr."""
         _write(sys.stderr, f"smsid: {text.translate(_CONTROL)}")
+
+    def busy(self, text: str) -> contextlib.AbstractContextManager[object]:
+        """Show on a terminal that something takes its time."""
+        return contextlib.nullcontext() if self.console is None else self.console.status(Text(text))
 
     def _write(self, text: str) -> None:
         text = text.translate(_CONTROL)  # a file's cell could hold a terminal's commands

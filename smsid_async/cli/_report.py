@@ -35,6 +35,7 @@ class Report:
         self._state = state
         self._out = out
         self._cost: Decimal | None = None
+        self._newest = 0  # place of the message whose receipt told the balance
         self._unsent: list[tuple[int, int]] = []  # place and line; as many as were in hand
 
     def add(self, row: Row, result: SendResult) -> None:
@@ -45,8 +46,8 @@ class Report:
             cost, balance = result.receipt.cost, result.receipt.remaining_balance
             if cost is not None:
                 self._cost = (self._cost or Decimal(0)) + cost
-            if balance is not None:
-                self._state.balance = balance
+            if balance is not None and result.index >= self._newest:  # answers overtake
+                self._state.balance, self._newest = balance, result.index
         elif _was_stopped(result):
             self._unsent.append((result.index, row.line))
         else:
@@ -73,7 +74,8 @@ class Report:
             return Code.INTERRUPTED
         if counts[Outcome.UNKNOWN]:
             return Code.UNKNOWN
-        return Code.WELL if counts[Outcome.SENT] == self._state.total else Code.FAILED
+        all_sent = counts[Outcome.SENT] == self._state.total and self.error is None
+        return Code.WELL if all_sent else Code.FAILED
 
     def _not_sent(self) -> int:
         return self._state.counts[Outcome.NOT_SENT] + self.not_started
@@ -105,7 +107,7 @@ class Report:
 
     def _summary(self) -> dict[str, object]:
         state, counts = self._state, self._state.counts
-        unsent = [*self._unsent, *([self.following] if self.following is not None else [])]
+        unsent = self._unsent if self.following is None else [*self._unsent, self.following]
         return {
             "rows": state.total,
             "bad_rows": 0,
@@ -148,7 +150,7 @@ def lines_text(rows: list[tuple[int, int]], following: tuple[int, int] | None) -
         following: Place and line of the row from which on all belong to them.
     """
     runs: list[tuple[int, int, int]] = []  # first line, last line, last place
-    for place, line in sorted([*rows, *([] if following is None else [following])]):
+    for place, line in sorted(rows if following is None else [*rows, following]):
         if runs and runs[-1][2] == place - 1:
             runs[-1] = (runs[-1][0], line, place)
         else:

@@ -4,13 +4,16 @@ import asyncio
 import re
 from collections.abc import Callable, Coroutine
 from enum import IntEnum
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
 
-from smsid_async import RateBudget, SMSIDClient
+from smsid_async import RateBudget
 from smsid_async.cli._output import Output
 from smsid_async.errors import ConfigurationError, SMSIDError, ValidationError
+
+if TYPE_CHECKING:
+    from smsid_async import SMSIDClient
 
 __all__ = ["Code", "Session", "Work", "new_budget"]
 
@@ -43,8 +46,10 @@ class Session:
     base_url: str | None = None
     budget: RateBudget | None = None
 
-    def client(self) -> SMSIDClient:
+    def client(self) -> "SMSIDClient":
         """Make a client; key and secret come from the environment."""
+        from smsid_async import SMSIDClient  # noqa: PLC0415 - it takes longer than `--help` may
+
         return SMSIDClient(base_url=self.base_url, budget=self.budget)
 
     def run(self, work: Callable[[], int]) -> int:
