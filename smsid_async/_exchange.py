@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import attrs
 
-from smsid_async._retry import Tally
 from smsid_async.errors import NotSentError
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
     import anyio
 
-    from smsid_async._retry import RetryPolicy
+    from smsid_async._retry import RetryPolicy, Tally
     from smsid_async.budget import Priority, Slot
     from smsid_async.errors import SMSIDError
     from smsid_async.models import JSONObject
@@ -49,8 +48,9 @@ class Call(Generic[_T]):
         attempt_timeout: Seconds for one attempt.
         max_wait: Seconds to wait for each slot, None for no limit.
         deadline: When the call must end, on the loop's clock.
-        tally: What has happened so far.
+        tally: What has happened so far; None before the first failure.
         attempt: The number of the present attempt, from 1.
+        asked_at: When it asked for its slot, on the loop's clock.
         arrival: The place in the budget's queue, once it is known.
         doubtful: Whether an earlier attempt may have taken effect.
         exchange: The present exchange.
@@ -69,14 +69,12 @@ class Call(Generic[_T]):
     attempt_timeout: float
     max_wait: float | None
     deadline: float | None = None
-    tally: Tally = attrs.field(init=False)
+    tally: Tally | None = None
     attempt: int = 0
+    asked_at: float = 0.0
     arrival: int | None = None
     doubtful: bool = False
     exchange: Exchange[_T] | None = None
-
-    def __attrs_post_init__(self) -> None:
-        self.tally = Tally(write=self.write)
 
     @property
     def left(self) -> bool:

@@ -18,7 +18,7 @@ from smsid_async._connections import Connections, read_body
 from smsid_async._envelope import Answer, read_answer
 from smsid_async._exchange import LEAST_FOR_A_WRITE, Call, Exchange, HeldBackError
 from smsid_async._request import RequestFactory
-from smsid_async._retry import backoff, retrying
+from smsid_async._retry import Tally, backoff, retrying
 from smsid_async._verdict import doubt, error_of_broken, outcome_of, result_of_answer
 from smsid_async.errors import (
     BudgetTimeoutError,
@@ -34,7 +34,7 @@ from smsid_async.hooks import AttemptFinished, HoldStarted, SlotGranted
 from smsid_async.models import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     import httpx
 
@@ -110,7 +110,8 @@ class Pipeline:
             call.deadline = asyncio.get_running_loop().time() + call.timeout
         try:
             try:
-                return await self._attempt(call)
+                slot = await self._slot(call)  # here, so that a waiting call has few frames
+                return await self._attempt(call, slot)
             except (ServerError, TransportError, RateLimitError) as error:
                 return await self._carry_on(call, error)
         except asyncio.CancelledError as cancelled:
@@ -141,41 +142,46 @@ class Pipeline:
 
     # -- one attempt ---------------------------------------------------------
 
-    async def _attempt(self, call: Call[_T]) -> _T:
+    def _slot(self, call: Call[_T]) -> Coroutine[Any, Any, Slot]:
+        """Begin an attempt: ask the budget for a slot, with the time that the call has."""
+        self._check_open()
         call.attempt += 1
-        began = asyncio.get_running_loop().time()
+        call.asked_at = asyncio.get_running_loop().time()
+        max_wait, time_left = call.max_wait, call.time_left()
+        if time_left is not None:
+            if time_left <= 0:
+                raise BudgetTimeoutError(
+                    f"timeout={call.timeout} leaves no time to start"
+                    + (f"; a write needs {LEAST_FOR_A_WRITE:g} s for itself" if call.write else "")
+                )
+            max_wait = time_left if max_wait is None else min(max_wait, time_left)
+        if call.arrival is None:
+            return self._budget.acquire(call.priority, max_wait)
+        place = {"arrival": call.arrival}
+        return self._budget.acquire(call.priority, max_wait, **place)
+
+    async def _attempt(self, call: Call[_T], slot: Slot) -> _T:
         while True:
-            self._check_open()
-            slot = await self._slot(call)
             call.arrival = getattr(slot, "arrival", None)
             if self.closed:
                 slot.unused()
-                continue
-            exchange = call.exchange = self._prepare(call, slot, began)
+                self._check_open()
+            exchange = call.exchange = self._prepare(call, slot)
             if self._hooks:
                 self._tell(SlotGranted(call.path, call.priority, exchange.waited))
             try:
                 result = await self._perform(exchange)
             except HeldBackError:
-                continue
+                call.attempt -= 1
+                slot = await self._slot(call)
             except SMSIDError:
                 call.exchange = None
                 raise
-            call.exchange = None
-            return result
+            else:
+                call.exchange = None
+                return result
 
-    async def _slot(self, call: Call[_T]) -> Slot:
-        time_left = call.time_left()
-        if time_left is not None and time_left <= 0:
-            raise BudgetTimeoutError(
-                f"timeout={call.timeout} leaves no time to start"
-                + (f"; a write needs {LEAST_FOR_A_WRITE:g} s for itself" if call.write else "")
-            )
-        limits = [limit for limit in (call.max_wait, time_left) if limit is not None]
-        place = {} if call.arrival is None else {"arrival": call.arrival}
-        return await self._budget.acquire(call.priority, min(limits, default=None), **place)
-
-    def _prepare(self, call: Call[_T], slot: Slot, began: float) -> Exchange[_T]:
+    def _prepare(self, call: Call[_T], slot: Slot) -> Exchange[_T]:
         import anyio  # noqa: PLC0415 - httpx too loads it with its first request only
 
         loop = asyncio.get_running_loop()
@@ -184,7 +190,7 @@ class Pipeline:
         return Exchange(
             call=call,
             slot=slot,
-            waited=now - began,
+            waited=now - call.asked_at,
             started=now,
             scope=anyio.CancelScope(
                 deadline=limit if call.deadline is None else min(limit, call.deadline)
@@ -273,7 +279,8 @@ class Pipeline:
     def _hold(self, call: Call[_T], asked: float | None) -> None:
         seconds = asked
         if seconds is None:
-            seconds = backoff(call.policy, call.tally.refused + 1, self._draw)
+            refused = 0 if call.tally is None else call.tally.refused
+            seconds = backoff(call.policy, refused + 1, self._draw)
         self._budget.hold(seconds)
         _logger.warning("HTTP 429: all requests of this key are held for %.1f s", seconds)
         self._tell(HoldStarted(seconds, asked))
@@ -313,13 +320,14 @@ class Pipeline:
         async def attempt() -> _T:
             if first:
                 raise first.pop()
-            return await self._attempt(call)
+            return await self._attempt(call, await self._slot(call))
 
         def too_late(pause: float) -> bool:
             time_left = call.time_left()
             return time_left is not None and pause >= time_left
 
-        machine = retrying(call.policy, call.tally, draw=self._draw, give_up=too_late)
+        tally = call.tally = Tally(write=call.write)
+        machine = retrying(call.policy, tally, draw=self._draw, give_up=too_late)
         return await machine(attempt)
 
     # -- the HTTP client -----------------------------------------------------

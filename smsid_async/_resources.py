@@ -98,13 +98,9 @@ class SMS(_Resource):
                 "a reference needs a journal, and this client has none; leave `reference` out"
             )
         del resend_unknown  # means something with a journal only
-        message = Message(to, text, sender_id)
-        call = self._send_call(
-            message,
-            lane=Priority.NORMAL,
-            **options,
+        return await self._pipeline.request(
+            self._send_call(Message(to, text, sender_id), lane=Priority.NORMAL, **options)
         )
-        return await self._pipeline.request(call)
 
     async def status(
         self,

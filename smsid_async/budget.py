@@ -292,7 +292,12 @@ class RateBudget:
                 return _RateSlot(self, arrival, self._clock())
         deadline = None if max_wait is None else self._clock() + max_wait
         while True:
-            slot = await self._queued(pump, priority, arrival, deadline)
+            future = self._join(pump, priority, arrival, deadline)
+            try:
+                slot = await future
+            except asyncio.CancelledError:
+                _leave(pump, priority, future)
+                raise
             if not self._held():
                 return slot
             slot.unused()  # a hold began between the grant and now: it is for all
@@ -334,27 +339,18 @@ class RateBudget:
         now = self.statistics()
         return now.free == now.limit and not now.held_for and not any(now.waiting.values())
 
-    async def _queued(
+    def _join(
         self, pump: _Pump, lane: Priority, arrival: int, deadline: float | None
-    ) -> _RateSlot:
-        if deadline is not None:
-            self._refuse_if_hopeless(pump, lane, deadline)
+    ) -> asyncio.Future[_RateSlot]:
+        """Queue up, unless that is hopeless, with an end to the patience if there is one."""
+        if deadline is None:
+            return pump.join(lane, arrival)
+        self._refuse_if_hopeless(pump, lane, deadline)
         future = pump.join(lane, arrival)
-        timer = None
-        if deadline is not None:
-            seconds = max(0.0, deadline - self._clock())
-            timer = pump.loop.call_later(seconds, self._expire, pump, lane, future)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            if future.cancelled():
-                pump.leave(lane)
-            elif future.exception() is None:  # granted in the same moment
-                future.result().unused()
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
+        seconds = max(0.0, deadline - self._clock())
+        timer = pump.loop.call_later(seconds, self._expire, pump, lane, future)
+        future.add_done_callback(lambda _: timer.cancel())
+        return future
 
     def _refuse_if_hopeless(self, pump: _Pump, lane: Priority, deadline: float) -> None:
         with self._lock:
@@ -419,6 +415,14 @@ class RateBudget:
             return
         shift = self._clock() - own()
         self._clock = lambda: own() + shift
+
+
+def _leave(pump: _Pump, lane: Priority, future: asyncio.Future[_RateSlot]) -> None:
+    """Give up waiting, or give back a slot that was granted in the same moment."""
+    if future.cancelled():
+        pump.leave(lane)
+    elif future.exception() is None:
+        future.result().unused()
 
 
 def _wake(pump: _Pump) -> None:
