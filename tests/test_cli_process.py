@@ -54,12 +54,27 @@ def environment(sandbox=None, **changes):
     return kept
 
 
-def start(*arguments, sandbox=None, **options):
-    return subprocess.Popen(
+started = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_running():
+    yield
+    while started:
+        with started.pop() as process:  # closes its pipes
+            process.kill()
+
+
+def start(*arguments, sandbox=None, **variables):
+    process = subprocess.Popen(
         [*SMSID, *arguments],
-        env=environment(sandbox),
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options},
+        env=environment(sandbox, **variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    started.append(process)
+    return process
 
 
 def finished(process):
@@ -104,13 +119,8 @@ def test_a_campaign_from_check_to_report(tmp_path):
     path.write_text("".join(f'{{"to": "{TO}", "name": "{n}"}}\n' for n in range(40)))
     with serving(api_secret="signed") as sandbox:
         arguments = ("--json", "--budget", "200/1", "bulk", "run", str(path))
-        process = subprocess.Popen(
-            [*SMSID, *arguments, "--message", "Hi {name}"],
-            env={**environment(sandbox), "SMSID_API_SECRET": "signed"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        template = ("--message", "Hi {name}")
+        process = start(*arguments, *template, sandbox=sandbox, SMSID_API_SECRET="signed")
         code, out, err = finished(process)
     assert (code, err) == (0, "")
     *told, last = map(json.loads, out.splitlines())
@@ -142,10 +152,11 @@ def test_one_interrupt_finishes_what_is_in_flight_and_the_ledger_agrees(rows):
 
 
 def test_two_interrupts_leave_at_once(rows):
-    with serving(latency=20.0) as sandbox:
+    arrived = []
+    with serving(latency=lambda: arrived.append(1) or 20.0) as sandbox:
         process = start("--json", "--budget", "100/1", "bulk", "run", str(rows), sandbox=sandbox)
         first = process.stdout.readline  # nothing is answered, so nothing is told yet
-        time.sleep(1.5)
+        until(lambda: len(arrived) >= 3)
         process.send_signal(signal.SIGINT)
         line = json.loads(first())  # what had not left is reported at once
         assert line["outcome"] == "not_sent"

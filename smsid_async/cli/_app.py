@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 
 import typer
 
@@ -16,6 +16,9 @@ from smsid_async.cli import _bulk, _calls, _check
 from smsid_async.cli._output import Output
 from smsid_async.cli._session import Session, Work, new_budget
 from smsid_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import io
 
 __all__ = ["app", "run"]
 
@@ -75,7 +78,7 @@ Encoding = Annotated[str, typer.Option(help="The file's text encoding.")]
 def run() -> None:
     """Run the command with the process's arguments, and exit."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.reconfigure(errors="backslashreplace")
+        cast("io.TextIOWrapper", stream).reconfigure(errors="backslashreplace")
     logging.getLogger("smsid_async").addHandler(logging.NullHandler())  # what it says, we show
     app(prog_name="smsid")
 
