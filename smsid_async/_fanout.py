@@ -145,6 +145,7 @@ class _FanOut:
 
     async def end(self) -> None:
         """Stop silently: what has left goes on in the client, the rest is cancelled."""
+        self._stopping = False  # nobody is told of what is in hand any more
         tasks = [*self._in_hand, *filter(None, [self._puller])]
         for task in tasks:
             task.cancel()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import NUMBER
-from wire import SENT, RawServer, answer, lanes_into
+from wire import SENT, RawServer, answer, hang, lanes_into
 
 from smsid_async import (
     AuthenticationError,
@@ -235,6 +235,22 @@ async def test_stop_reports_all_in_hand_and_lets_finish_what_had_left() -> None:
     outcomes = sorted(result.outcome for result in seen)
     assert outcomes == [Outcome.NOT_SENT] * 7 + [Outcome.SENT] * 3
     assert len(list(source)) == 90
+
+
+async def test_aclose_after_stop_does_not_wait_for_what_is_in_flight() -> None:
+    async with RawServer(hang) as server:
+        async with open_client(server.url, attempt_timeout=0.5) as client:
+            results = client.sms.send_many(messages(3))
+            collecting = asyncio.create_task(anext(results))
+            while len(server.ledger) < 3:
+                await asyncio.sleep(0.001)
+            results.stop()
+            began = asyncio.get_running_loop().time()
+            collecting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await collecting
+            await results.aclose()
+            assert asyncio.get_running_loop().time() - began < 0.3
 
 
 async def test_stop_before_the_first_pull_sends_nothing(
