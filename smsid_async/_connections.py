@@ -66,8 +66,10 @@ async def read_body(response: httpx.Response) -> bytes:
     """
     if response.status_code != 429:
         return await _read_bounded(response)
-    with contextlib.suppress(httpx.HTTPError, InvalidResponseError, TimeoutError):
-        async with asyncio.timeout(_TIME_FOR_A_REFUSAL):
+    import anyio  # noqa: PLC0415 - loaded by httpx, with the request
+
+    with contextlib.suppress(httpx.HTTPError, InvalidResponseError):
+        with anyio.move_on_after(_TIME_FOR_A_REFUSAL):  # anyio's way leaves the pool whole
             return await _read_bounded(response)
     return b""
 

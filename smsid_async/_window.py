@@ -171,9 +171,10 @@ class Window:
         cycle = self.rules.cooldown + self._exchange_time
         laps, turn = divmod(ahead, self.rules.limit - kept)
         slot = self._nth_return(kept + turn, now, cycle) + laps * cycle
-        shape = self._shape_wait(lane, now, ahead=ahead)
+        hold = max(0.0, self._hold_wait(now))
+        shape = hold + self._shape_wait(lane, now, ahead=ahead)  # refilled only after it
         places = ahead * self._exchange_time / (self.rules.max_in_flight - kept)
-        return max(slot, shape, places, self._hold_wait(now))
+        return max(slot, shape, places)
 
     def _nth_return(self, n: int, now: float, cycle: float) -> float:
         """Seconds until more than `n` slots are free, if nobody takes any."""

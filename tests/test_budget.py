@@ -582,6 +582,22 @@ def test_a_hold_is_one_for_all_and_then_the_rate_is_lower_and_recovers() -> None
     run(main())
 
 
+def test_the_projected_wait_knows_of_a_hold_and_of_the_slower_rate_after_it() -> None:
+    async def main() -> None:
+        budget = RateBudget()
+        (await budget.acquire()).answered()
+        budget.hold(40.0)
+        tasks = await saturate(budget, NORMAL, 10, 0.1)
+        with pytest.raises(BudgetTimeoutError) as caught:
+            await budget.acquire(max_wait=1.0)
+        assert caught.value.retry_after is not None
+        (await budget.acquire()).answered()
+        assert caught.value.retry_after == pytest.approx(now(), rel=0.05)
+        await stop(tasks)
+
+    run(main())
+
+
 def test_the_rate_never_falls_below_a_tenth() -> None:
     async def main() -> None:
         budget = RateBudget()
