@@ -31,6 +31,7 @@ class Priority(IntEnum):
 
 _BURSTING = (Priority.HIGH, Priority.NORMAL)
 _PACED_DEPTH = 2  # one at a time, and one to make up for a timer that fired late
+_LATE = 0.25  # seconds that a busy event loop may be late, likewise made up for
 _SLOWDOWN = 0.7  # of the rate, for each hold
 _SLOWEST = 0.1
 _RECOVERY = 1.8  # periods from the slowest back to full
@@ -214,7 +215,8 @@ class Window:
         if now < self._calm_at:
             return 1
         if lane not in _BURSTING:
-            return min(_PACED_DEPTH, self.rules.burst)
+            late = 1 + math.ceil(self.rules.rate * _LATE)
+            return min(max(_PACED_DEPTH, late), self.rules.burst)
         return self.rules.burst + (self.rules.reserve if lane is Priority.HIGH else 0)
 
 
