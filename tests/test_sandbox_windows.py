@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smsid_async.sandbox import windows
 from smsid_async.sandbox.windows import (
     BucketWindow,
     NoWindow,
@@ -162,3 +163,9 @@ def test_no_limit_admits_everybody():
 def test_what_makes_no_window_is_refused(kind, limit, period, named):
     with pytest.raises(ValueError, match=f"^{named} must"):
         make_window(kind, limit, period)
+
+
+def test_a_wait_is_never_rounded_to_less_than_it_takes():
+    now, moment = 0.069, 0.9600000000000001  # a pair whose plain difference falls short
+    assert now + (moment - now) < moment
+    assert now + windows._until(moment, now) >= moment
