@@ -84,13 +84,15 @@ class Rules:
     def kept_from(self, lane: Priority) -> int:
         """Slots, and places in flight, that this lane must leave alone.
 
-        `BACKGROUND` leaves a burst as well, so that its polls never delay a send.
+        `BACKGROUND` leaves a burst as well, so that its polls never delay a send, but
+        no more than a quarter of what there is, so that it is not starved.
         """
         if lane is Priority.HIGH:
             return 0
         if lane is not Priority.BACKGROUND:
             return self.reserve
-        return min(self.reserve + self.burst, self.limit - 1, self.max_in_flight - 1)
+        quarter = min(self.limit, self.max_in_flight) // 4
+        return max(self.reserve, min(self.reserve + self.burst, quarter))
 
 
 class Window:

@@ -370,6 +370,20 @@ def test_polls_never_delay_a_burst_of_sends(moment: float, lane: Priority) -> No
     run(main())
 
 
+@pytest.mark.parametrize(("limit", "kept"), [(120, 11), (40, 10), (5, 1), (2, 1), (1, 0)])
+def test_polls_leave_a_burst_alone_but_are_not_starved(limit: int, kept: int) -> None:
+    async def main() -> None:
+        budget = RateBudget(limit)
+        for _ in range(limit - kept):
+            (await budget.acquire(Priority.BACKGROUND)).answered()
+        assert now() < PERIOD
+        assert budget.statistics().free == kept
+        (await budget.acquire(Priority.BACKGROUND)).answered()
+        assert now() >= PERIOD
+
+    run(main())
+
+
 def test_polls_alone_use_what_they_may() -> None:
     async def main() -> None:
         budget = RateBudget()
