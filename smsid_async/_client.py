@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypedDict
 
 import attrs
@@ -104,6 +105,8 @@ class SMSIDClient:
                 f"budget is {type(budget).__name__}; give a RateBudget, or an object with "
                 "the methods of smsid_async.Budget"
             )
+        if not isinstance(hooks, Iterable) or not all(map(callable, hooks)):
+            raise ConfigurationError("hooks is a list of callables that take one event")
         settings = load_settings(
             api_key=api_key, api_secret=api_secret, base_url=base_url, sender_id=sender_id
         )

@@ -41,6 +41,7 @@ class Connections:
             ),
         )
         self._lifetime = self._live()
+        self._closing: asyncio.Future[None] | None = None  # one for all who close it
 
     async def start(self) -> None:
         """Tie the connections to the running loop, which ends its generators on shutdown."""
@@ -48,8 +49,14 @@ class Connections:
 
     async def aclose(self) -> None:
         """Close every connection."""
-        if self.loop is asyncio.get_running_loop():
-            await self._lifetime.aclose()
+        if self.loop is not asyncio.get_running_loop():
+            return
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        await self._lifetime.aclose()
 
     async def _live(self) -> AsyncGenerator[None, None]:
         try:
@@ -69,7 +76,9 @@ async def read_body(response: httpx.Response) -> bytes:
     import anyio  # noqa: PLC0415 - loaded by httpx, with the request
 
     with contextlib.suppress(httpx.HTTPError, InvalidResponseError):
-        with anyio.move_on_after(_TIME_FOR_A_REFUSAL):  # anyio's way leaves the pool whole
+        left = anyio.current_effective_deadline() - anyio.current_time()
+        # In anyio's way, which leaves the pool whole, and before the attempt's own end.
+        with anyio.move_on_after(min(_TIME_FOR_A_REFUSAL, left / 2)):
             return await _read_bounded(response)
     return b""
 

@@ -30,7 +30,7 @@ class HeldBackError(NotSentError):
     """A hold began before the request left: it goes back into the queue."""
 
 
-@attrs.define(eq=False, kw_only=True)
+@attrs.define(eq=False, repr=False, kw_only=True)
 class Call(Generic[_T]):
     """One call of a public method, on its way.
 
@@ -92,7 +92,7 @@ class Call(Generic[_T]):
         return self.deadline - asyncio.get_running_loop().time() - spare
 
 
-@attrs.define(eq=False, kw_only=True)
+@attrs.define(eq=False, repr=False, kw_only=True)
 class Exchange(Generic[_T]):
     """One HTTP exchange: what it is for, how far it came, and how it ended."""
 
@@ -131,4 +131,4 @@ class Exchange(Generic[_T]):
         """
         if self.headers_started or self.status_code is not None:
             return True
-        return self.handed_over and not (self.traced or self.transport_traces)
+        return self.handed_over and not self.transport_traces

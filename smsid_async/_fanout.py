@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from smsid_async._verdict import outcome_of
+from smsid_async._verdict import doubt, outcome_of
 from smsid_async.errors import (
     AuthenticationError,
     BadRequestError,
@@ -20,6 +21,7 @@ from smsid_async.models import Message, Outcome, SendResult
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from typing import Self
 
     from smsid_async._exchange import Call
     from smsid_async._http import Pipeline
@@ -42,8 +44,9 @@ class CallFactory(Protocol):
 class SendMany(AsyncIterator[SendResult]):
     """The results of `sms.send_many`, in order of completion.
 
-    Iterate over it once. `break` and `aclose()` stop it silently; `stop()` stops it
-    and still tells what became of everything in hand.
+    Iterate over it once. `aclose()`, the end of `async with` and, unless you keep the
+    object, `break` stop it silently; so does a cancelled `anext`. `stop()` stops it and
+    still tells what became of everything in hand.
     """
 
     def __init__(
@@ -69,7 +72,15 @@ class SendMany(AsyncIterator[SendResult]):
 
     async def aclose(self) -> None:
         """Stop silently: what has left finishes by itself, the rest is not sent."""
-        await self._results.aclose()
+        await self._fan_out.end()
+        with contextlib.suppress(RuntimeError):  # a consumer waits in it, and was woken
+            await self._results.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
 
 
 def send_all(
@@ -128,6 +139,7 @@ class _FanOut:
         self._results: asyncio.Queue[SendResult | None] = asyncio.Queue()
         self._puller: asyncio.Task[None] | None = None
         self._stopping = False
+        self._silent = False  # nobody is told of what is in hand any more
         self._refusal = ("", 0)  # the text of the last refusals in a row, and their number
 
     def start(self, source: AsyncIterable[Message]) -> None:
@@ -145,12 +157,13 @@ class _FanOut:
 
     async def end(self) -> None:
         """Stop silently: what has left goes on in the client, the rest is cancelled."""
-        self._stopping = False  # nobody is told of what is in hand any more
+        self._silent = True
         tasks = [*self._in_hand, *filter(None, [self._puller])]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        self._results.put_nowait(None)  # wakes a consumer that still waits
 
     @property
     def _pulled_all(self) -> bool:
@@ -164,8 +177,11 @@ class _FanOut:
                 self._begin(index, message)
                 index += 1
                 await self.places.acquire()
-        except asyncio.CancelledError:
-            raise
+        except asyncio.CancelledError as exc:
+            if self._stopping or self._silent:
+                raise
+            self.error = SMSIDError("the source of messages was cancelled; its rest was not sent")
+            self.error.__cause__ = exc
         except Exception as exc:  # noqa: BLE001 - the source's own; raised again at the end
             self.error = self.error or exc
 
@@ -188,15 +204,21 @@ class _FanOut:
         try:
             return await self._pipeline.request(call)
         except asyncio.CancelledError:
-            if not (self._stopping and call.left):
+            if self._silent or not (self._stopping and call.left):
                 raise
         return await self._pipeline.settle(call)
 
     def _done(self, index: int, message: Message, task: asyncio.Task[SendReceipt]) -> None:
         """Report a call that has ended; it leaves our hand in the same moment."""
-        del self._in_hand[task]
+        call = self._in_hand.pop(task)
+        if self._silent:
+            return
         if task.cancelled():
-            error: BaseException | None = NotSentError("stopped before this message left")
+            error: BaseException | None = (
+                doubt(call, "it was stopped, but an earlier attempt")
+                if call.doubtful
+                else NotSentError("stopped before this message left")
+            )
         else:
             error = task.exception()
         if error is None:
@@ -222,7 +244,8 @@ class _FanOut:
         if self._puller is not None:
             self._puller.cancel()
         for task, call in self._in_hand.items():
-            if not call.left:
+            over = call.exchange is not None and call.exchange.ended
+            if not (call.left or over):
                 task.cancel()
 
     def _reason_to_stop(self, result: SendResult) -> SMSIDError | None:

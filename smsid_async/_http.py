@@ -14,6 +14,8 @@ import random
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import httpx
+
 from smsid_async._connections import Connections, read_body
 from smsid_async._envelope import Answer, read_answer
 from smsid_async._exchange import LEAST_FOR_A_WRITE, Call, Exchange, HeldBackError
@@ -35,8 +37,6 @@ from smsid_async.models import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-
-    import httpx
 
     from smsid_async._config import Settings
     from smsid_async.budget import Budget, Slot
@@ -80,7 +80,7 @@ class Pipeline:
         self._draw = draw
         self._wall_clock = wall_clock
         self._connections: Connections | None = None
-        self._transport_traces = http_client is None
+        self._transport_traces = http_client is None or _is_httpx_all_through(http_client)
         self._tasks: set[asyncio.Task[None]] = set()
         self._requests = RequestFactory(settings)
         self._secrets = (settings.api_key, settings.api_secret or "")
@@ -163,9 +163,11 @@ class Pipeline:
     async def _attempt(self, call: Call[_T], slot: Slot) -> _T:
         while True:
             call.arrival = getattr(slot, "arrival", None)
-            if self.closed:
-                slot.unused()
+            try:
                 self._check_open()
+            except ConfigurationError:
+                slot.unused()
+                raise
             exchange = call.exchange = self._prepare(call, slot)
             if self._hooks:
                 self._tell(SlotGranted(call.path, call.priority, exchange.waited))
@@ -259,22 +261,28 @@ class Pipeline:
     def _end(self, exchange: Exchange[_T]) -> None:
         """Give the slot back, tell the observers, release the caller."""
         exchange.ended = True
-        call, status = exchange.call, exchange.status_code
+        call = exchange.call
+        try:
+            self._end_slot(exchange)
+            if isinstance(exchange.error, RateLimitError):
+                self._hold(call, exchange.error.retry_after)
+        except Exception as exc:  # noqa: BLE001 - a budget of the caller's; the outcome stands
+            _logger.error("the budget raised %s", type(exc).__name__)  # noqa: TRY400 - no private data
+        finally:
+            if isinstance(exchange.error, OutcomeUnknownError):
+                call.doubtful = True
+                _logger.warning("%s %s: outcome unknown", call.method, call.path)
+            if not exchange.done.done():
+                exchange.done.set_result(None)
+        self._report(exchange)
+
+    def _end_slot(self, exchange: Exchange[_T]) -> None:
         if not exchange.may_have_left:
             exchange.slot.unused()
-        elif status is None or status in _MAY_COUNT_LATER:
+        elif exchange.status_code is None or exchange.status_code in _MAY_COUNT_LATER:
             exchange.slot.given_up()
         else:
             exchange.slot.answered()
-        self._transport_traces = self._transport_traces or exchange.traced
-        if isinstance(exchange.error, RateLimitError):
-            self._hold(call, exchange.error.retry_after)
-        if isinstance(exchange.error, OutcomeUnknownError):
-            call.doubtful = True
-            _logger.warning("%s %s: outcome unknown", call.method, call.path)
-        self._report(exchange)
-        if not exchange.done.done():
-            exchange.done.set_result(None)
 
     def _hold(self, call: Call[_T], asked: float | None) -> None:
         seconds = asked
@@ -357,6 +365,18 @@ class Pipeline:
                 "the client is closed, nothing was sent; make the call inside `async with`, "
                 "or make a new client"
             )
+
+
+def _is_httpx_all_through(client: httpx.AsyncClient) -> bool:
+    """Whether a caller's client has httpx's own transports only, whose trace tells all.
+
+    There is no public way to ask; where the private one is gone, the answer is no.
+    """
+    own = httpx.AsyncHTTPTransport
+    mounted = getattr(client, "_mounts", {}).values()
+    return type(getattr(client, "_transport", None)) is own and all(
+        each is None or type(each) is own for each in mounted
+    )
 
 
 async def _abandon(exchange: Exchange[Any], task: asyncio.Task[None]) -> None:

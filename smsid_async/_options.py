@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from smsid_async.models import JSONObject
 
-__all__ = ["CallOptions", "Options", "PollOptions", "new_call"]
+__all__ = ["CallOptions", "Options", "PollOptions", "check_names", "new_call"]
 
 _T = TypeVar("_T")
 
@@ -79,6 +79,12 @@ class Options:
             raise ConfigurationError(f"sender_id: {exc}") from exc
 
 
+def check_names(given: CallOptions) -> None:
+    """Refuse a misspelt option, which would otherwise be ignored."""
+    if unknown := given.keys() - CallOptions.__annotations__.keys():
+        raise TypeError(f"unexpected keyword argument {min(unknown)!r}")
+
+
 def new_call(
     options: Options,
     path: str,
@@ -107,6 +113,7 @@ def new_call(
     Raises:
         ConfigurationError: A given option cannot work.
     """
+    check_names(given)
     timeout = check_seconds("timeout", given.get("timeout"))
     attempt_timeout = check_seconds("attempt_timeout", given.get("attempt_timeout"))
     max_wait = check_seconds("max_wait", given.get("max_wait"))

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 from smsid_async._config import check_seconds
 from smsid_async._fanout import SendMany, send_all
-from smsid_async._options import CallOptions, Options, PollOptions, new_call
+from smsid_async._options import CallOptions, Options, PollOptions, check_names, new_call
 from smsid_async.budget import Priority
 from smsid_async.errors import (
     BudgetTimeoutError,
     ConfigurationError,
     DeliveryTimeoutError,
+    InvalidResponseError,
     OTPVerificationError,
+    RateLimitError,
     ServerError,
     SMSIDError,
     TransportError,
@@ -47,6 +49,13 @@ _FIRST_POLL = 1.0  # seconds between the first two polls of a status
 _POLL_GROWTH = 1.5
 _SLOWEST_POLL = 30.0
 _LAST_POLL = 1.0  # seconds before the end of a wait
+_MAY_PASS = (
+    BudgetTimeoutError,
+    InvalidResponseError,
+    RateLimitError,
+    ServerError,
+    TransportError,
+)
 
 
 class _Resource:
@@ -132,7 +141,7 @@ class SMS(_Resource):
         """Wait until a message is delivered or has failed.
 
         Polls with growing pauses in the lowest lane, so that it never delays a send.
-        What may pass (5xx, a broken connection, a full budget) does not end the wait.
+        What may pass (429, 5xx, a broken connection) does not end the wait.
 
         Args:
             message_id: As the receipt told it.
@@ -152,28 +161,25 @@ class SMS(_Resource):
         loop = asyncio.get_running_loop()
         deadline = math.inf if timeout is None else loop.time() + timeout
         pause, last = _FIRST_POLL, None
-        while True:
-            left = deadline - loop.time()
+        trouble: SMSIDError | None = None
+        while (left := deadline - loop.time()) > 0:
             call = self._status_call(
                 message_id,
                 lane=Priority.BACKGROUND,
                 timeout=None if left == math.inf else left,
                 **options,
             )
-            trouble: SMSIDError | None = None
             try:
                 last = await self._pipeline.request(call)
-            except (ServerError, TransportError, BudgetTimeoutError) as error:
+            except _MAY_PASS as error:
                 trouble = error
             else:
+                trouble = None
                 if last.is_final:
                     return last
-            nap = pause * random.uniform(0.8, 1.2)  # noqa: S311 - spreads polls, no secret
-            left = deadline - loop.time() - _LAST_POLL
-            if left <= 0:
-                raise _not_final(timeout, last) from trouble
-            await asyncio.sleep(min(nap, left))
+            await asyncio.sleep(_nap(pause, deadline - loop.time()))
             pause = min(pause * _POLL_GROWTH, _SLOWEST_POLL)
+        raise _not_final(timeout, last) from trouble
 
     def send_many(
         self,
@@ -206,6 +212,7 @@ class SMS(_Resource):
             InsufficientBalanceError: At the end, if the balance is exhausted.
             BadRequestError: At the end, after twenty such refusals in a row.
         """
+        check_names(options)
         call_for = partial(
             self._send_call,
             lane=Priority.BULK,
@@ -337,6 +344,12 @@ class OTP(_Resource):
                 return False
             raise
         return True
+
+
+def _nap(pause: float, left: float) -> float:
+    """Return the seconds until the next poll; the last one comes just before the end."""
+    jittered = pause * random.uniform(0.8, 1.2)  # noqa: S311 - spreads polls, no secret
+    return max(0.0, min(jittered, left - _LAST_POLL if left > 1.5 * _LAST_POLL else left))
 
 
 def _not_final(timeout: float | None, last: MessageStatus | None) -> DeliveryTimeoutError:

@@ -32,6 +32,7 @@ class Priority(IntEnum):
 _BURSTING = (Priority.HIGH, Priority.NORMAL)
 _PACED_DEPTH = 2  # one at a time, and one to make up for a timer that fired late
 _LATE = 0.25  # seconds that a busy event loop may be late, likewise made up for
+_SETTLING = 1 / 60  # of a period after a hold: a 429 then is still the same trouble
 _SLOWDOWN = 0.7  # of the rate, for each hold
 _SLOWEST = 0.1
 _RECOVERY = 1.8  # periods from the slowest back to full
@@ -140,7 +141,7 @@ class Window:
     def hold(self, seconds: float, now: float) -> None:
         """Let nobody take a slot for so long, and go slower afterwards, once for each hold."""
         self.rate_limited += 1
-        if now >= self.held_until:
+        if now >= self.held_until + _SETTLING * self.rules.period:
             self._slowed_to = max(_SLOWEST, self.speed(now) * _SLOWDOWN)
         self.held_until = max(self.held_until, now + seconds)
         self._slowed_at = self.held_until
@@ -176,7 +177,8 @@ class Window:
         slot = self._nth_return(kept + turn, now, cycle) + laps * cycle
         hold = max(0.0, self._hold_wait(now))
         shape = hold + self._shape_wait(lane, now, ahead=ahead)  # refilled only after it
-        places = ahead * self._exchange_time / (self.rules.max_in_flight - kept)
+        before = ahead if self._has_place(lane) else ahead + 1  # exchanges that must end first
+        places = before * self._exchange_time / (self.rules.max_in_flight - kept)
         return max(slot, shape, places)
 
     def _nth_return(self, n: int, now: float, cycle: float) -> float:

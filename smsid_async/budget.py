@@ -111,10 +111,12 @@ class BudgetStatistics:
 class _RateSlot:
     """A slot of a `RateBudget`."""
 
-    __slots__ = ("_budget", "_open", "_taken_at", "arrival")
+    __slots__ = ("_budget", "_open", "_pump", "_taken_at", "arrival")
 
-    def __init__(self, budget: RateBudget, arrival: int, taken_at: float) -> None:
+    def __init__(self, budget: RateBudget, pump: _Pump, arrival: int, taken_at: float) -> None:
         self._budget = budget
+        self._pump = pump
+        pump.slots.add(self)
         self._open = True
         self._taken_at = taken_at
         self.arrival = arrival
@@ -136,6 +138,7 @@ class _RateSlot:
     def _end(self, extra: float | None) -> None:
         if self._open:
             self._open = False
+            self._pump.slots.discard(self)
             self._budget._end(self._taken_at, extra)  # noqa: SLF001 - as above
 
 
@@ -146,7 +149,9 @@ class _Pump:
         self.loop = loop
         self.waiting = [0] * len(Priority)
         self._budget = budget
-        self._queue: list[tuple[Priority, int, asyncio.Future[_RateSlot]]] = []
+        self.slots: set[_RateSlot] = set()  # granted in this loop and not ended
+        self._order = itertools.count()  # tells entries of one arrival apart
+        self._queue: list[tuple[Priority, int, int, asyncio.Future[_RateSlot]]] = []
         self._timer: asyncio.TimerHandle | None = None
 
     def ahead(self, lane: Priority) -> int:
@@ -156,9 +161,11 @@ class _Pump:
     def join(self, lane: Priority, arrival: int) -> asyncio.Future[_RateSlot]:
         """Queue up; the future gets the slot."""
         future: asyncio.Future[_RateSlot] = self.loop.create_future()
-        heapq.heappush(self._queue, (lane, arrival, future))
+        while self._queue and self._queue[0][-1].done():
+            heapq.heappop(self._queue)  # a cancelled head would keep us from being served
+        heapq.heappush(self._queue, (lane, arrival, next(self._order), future))
         self.waiting[lane] += 1
-        if self._queue[0][2] is future:
+        if self._queue[0][-1] is future:
             self.serve()
         return future
 
@@ -166,7 +173,7 @@ class _Pump:
         """Note that a call left the queue without a slot; its entry is dropped in passing."""
         self.waiting[lane] -= 1
         if len(self._queue) > 2 * sum(self.waiting) + 64:
-            self._queue = [entry for entry in self._queue if not entry[2].done()]
+            self._queue = [entry for entry in self._queue if not entry[-1].done()]
             heapq.heapify(self._queue)
 
     def serve(self) -> None:
@@ -175,9 +182,9 @@ class _Pump:
             self._timer.cancel()
             self._timer = None
         while self._queue:
-            lane, arrival, future = self._queue[0]
+            lane, arrival, _, future = self._queue[0]
             if not future.done():
-                wait = self._budget._try(lane, arrival, future)  # noqa: SLF001 - one module
+                wait = self._budget._try(self, lane, arrival, future)  # noqa: SLF001 - one module
                 if wait > 0:
                     self._wake_in(wait)
                     return
@@ -229,6 +236,7 @@ class RateBudget:
         clock: Callable[[], float] | None = None,
     ) -> None:
         check_count("limit", limit, least=1)
+        check_count("max_in_flight", max_in_flight, least=1)
         check_duration("period", period)
         self._rules = Rules(
             limit=limit,
@@ -289,10 +297,13 @@ class RateBudget:
         if arrival is None:
             arrival = next(self._arrivals)
             if not pump.ahead(priority) and not self._take(priority):
-                return _RateSlot(self, arrival, self._clock())
+                return _RateSlot(self, pump, arrival, self._clock())
+            again = False
+        else:
+            again = True
         deadline = None if max_wait is None else self._clock() + max_wait
         while True:
-            future = self._join(pump, priority, arrival, deadline)
+            future = self._join(pump, priority, arrival, deadline, again=again)
             try:
                 slot = await future
             except asyncio.CancelledError:
@@ -301,6 +312,7 @@ class RateBudget:
             if not self._held():
                 return slot
             slot.unused()  # a hold began between the grant and now: it is for all
+            again = True
 
     def hold(self, seconds: float) -> None:
         """Let nobody send for so many seconds, because the server answered 429.
@@ -308,8 +320,9 @@ class RateBudget:
         Args:
             seconds: From now; 0 or more.
         """
+        check_duration("seconds", seconds, zero=True)
         with self._lock:
-            self._window.hold(max(0.0, seconds), self._clock())
+            self._window.hold(seconds, self._clock())
 
     def statistics(self) -> BudgetStatistics:
         """Tell how full the budget is now."""
@@ -340,22 +353,24 @@ class RateBudget:
         return now.free == now.limit and not now.held_for and not any(now.waiting.values())
 
     def _join(
-        self, pump: _Pump, lane: Priority, arrival: int, deadline: float | None
+        self, pump: _Pump, lane: Priority, arrival: int, deadline: float | None, *, again: bool
     ) -> asyncio.Future[_RateSlot]:
         """Queue up, unless that is hopeless, with an end to the patience if there is one."""
         if deadline is None:
             return pump.join(lane, arrival)
-        self._refuse_if_hopeless(pump, lane, deadline)
+        # A call that comes again stands before its lane, near enough for an estimate.
+        others = sum(pump.waiting[:lane]) if again else pump.ahead(lane)
+        self._refuse_if_hopeless(lane, others, deadline)
         future = pump.join(lane, arrival)
         seconds = max(0.0, deadline - self._clock())
         timer = pump.loop.call_later(seconds, self._expire, pump, lane, future)
         future.add_done_callback(lambda _: timer.cancel())
         return future
 
-    def _refuse_if_hopeless(self, pump: _Pump, lane: Priority, deadline: float) -> None:
+    def _refuse_if_hopeless(self, lane: Priority, others: int, deadline: float) -> None:
         with self._lock:
             now = self._clock()
-            wait = self._window.projected_wait(lane, pump.ahead(lane), now)
+            wait = self._window.projected_wait(lane, others, now)
         if now + wait > deadline:
             raise _too_long(wait)
 
@@ -375,11 +390,13 @@ class RateBudget:
         with self._lock:
             return self._window.take(lane, self._clock())
 
-    def _try(self, lane: Priority, arrival: int, future: asyncio.Future[_RateSlot]) -> float:
+    def _try(
+        self, pump: _Pump, lane: Priority, arrival: int, future: asyncio.Future[_RateSlot]
+    ) -> float:
         """Grant a waiter its slot and return 0, or return the seconds to wait."""
         wait = self._take(lane)
         if wait <= 0:
-            future.set_result(_RateSlot(self, arrival, self._clock()))
+            future.set_result(_RateSlot(self, pump, arrival, self._clock()))
         return wait
 
     def _end(self, taken_at: float, extra: float | None) -> None:
@@ -402,10 +419,11 @@ class RateBudget:
             with self._lock:
                 if self._follows_loops:
                     self._follow(loop)
-                self._pumps = {
-                    other: pump for other, pump in self._pumps.items() if not other.is_closed()
-                }
+                gone = [other for other in self._pumps if other.is_closed()]
+                left = [slot for other in gone for slot in self._pumps.pop(other).slots]
                 pump = self._pumps[loop] = _Pump(self, loop)
+            for slot in left:  # its loop was closed over it: nobody else will end it
+                slot.given_up()
         return pump
 
     def _follow(self, loop: asyncio.AbstractEventLoop) -> None:

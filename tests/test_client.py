@@ -129,6 +129,34 @@ async def test_wait_tells_the_trouble_when_it_gives_up() -> None:
     assert isinstance(caught.value.__cause__, (ServerError, BudgetTimeoutError))
 
 
+@pytest.mark.looptime
+@pytest.mark.parametrize("timeout", [0.3, 0.9, 2.0, 10.0])
+async def test_wait_uses_all_its_time(timeout: float) -> None:
+    queued = answer(200, ok({"message_id": "M1", "status": "queued"}))
+    async with RawServer(queued) as server:
+        async with SMSIDClient("key", base_url=server.url) as client:
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(DeliveryTimeoutError):
+                await client.sms.wait("M1", timeout=timeout)
+            took = asyncio.get_running_loop().time() - began
+    assert took == pytest.approx(timeout, abs=0.01)
+
+
+@pytest.mark.looptime
+async def test_wait_outlives_a_429_and_a_strange_page() -> None:
+    final = answer(200, ok({"message_id": "M1", "status": "delivered"}))
+    scripts = [answer(429, b"", "Retry-After: 200"), answer(200, b"<html>"), final]
+    async with RawServer(*scripts) as server:
+        async with SMSIDClient("key", base_url=server.url) as client:
+            assert (await client.sms.wait("M1", timeout=600)).is_final
+
+
+async def test_a_misspelt_option_is_not_ignored(client: SMSIDClient, sandbox: Sandbox) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'sender'"):
+        await client.sms.send(NUMBER, "Hello", sender="SMSID")  # type: ignore[call-arg]
+    assert sandbox.requests == []
+
+
 async def test_a_message_can_fail(client: SMSIDClient, sandbox: Sandbox) -> None:
     receipt = await client.sms.send("+447700900999", "Hello")
     statuses = {(await client.sms.status(receipt.message_id)).status}
@@ -298,6 +326,8 @@ def test_constructor_refuses_what_cannot_work() -> None:
         {"journal": object()},
         {"http_client": object()},
         {"budget": object()},
+        {"hooks": 5},
+        {"hooks": ["not callable"]},
         {"retry": object()},
         {"sender_id": "X"},
     ):

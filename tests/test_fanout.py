@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import NUMBER
-from wire import SENT, RawServer, answer, hang, lanes_into
+from wire import SENT, RawServer, answer, hang, lanes_into, reset
 
 from smsid_async import (
     AuthenticationError,
@@ -22,16 +22,20 @@ from smsid_async import (
     OutcomeUnknownError,
     Priority,
     RateBudget,
+    RetryPolicy,
     SendResult,
     SMSIDClient,
+    SMSIDError,
     ValidationError,
 )
+from smsid_async.hooks import AttemptFinished
 from smsid_async.sandbox import Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from smsid_async import SendMany
+    from smsid_async.hooks import Event
 
 
 def messages(count: int) -> list[Message]:
@@ -251,6 +255,67 @@ async def test_aclose_after_stop_does_not_wait_for_what_is_in_flight() -> None:
                 await collecting
             await results.aclose()
             assert asyncio.get_running_loop().time() - began < 0.3
+
+
+async def test_stop_keeps_the_doubt_of_an_earlier_attempt() -> None:
+    policy = RetryPolicy(retry_unknown=True, backoff=60.0, max_backoff=60.0)
+    async with RawServer(reset) as server:
+        async with open_client(server.url, retry=policy) as client:
+            client._pipeline._draw = lambda: 1.0
+            results = client.sms.send_many(messages(1))
+            collecting = asyncio.create_task(collect(results))
+            while client.budget.statistics().in_flight or not server.ledger:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.01)
+            results.stop()
+            seen, error = await collecting
+        assert len(server.ledger) == 1
+    assert error is None
+    assert [result.outcome for result in seen] == [Outcome.UNKNOWN]
+    assert seen[0].error is not None
+    assert seen[0].error.maybe_sent
+
+
+async def test_stop_keeps_a_refusal_that_has_just_come() -> None:
+    no = answer(400, {"meta": {"code": 400, "text": "No"}})
+    async with RawServer(no) as server:
+
+        def stop(event: Event) -> None:
+            if isinstance(event, AttemptFinished):
+                results.stop()
+
+        async with open_client(server.url, hooks=[stop]) as client:
+            results = client.sms.send_many(messages(1))
+            seen, _ = await collect(results)
+    assert [result.outcome for result in seen] == [Outcome.REJECTED]
+
+
+async def test_a_source_that_is_cancelled_does_not_look_complete(client: SMSIDClient) -> None:
+    async def source() -> AsyncIterator[Message]:
+        yield messages(1)[0]
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    seen, error = await collect(client.sms.send_many(source()))
+    assert [result.outcome for result in seen] == [Outcome.SENT]
+    assert isinstance(error, SMSIDError)
+    assert isinstance(error.__cause__, asyncio.CancelledError)
+
+
+async def test_aclose_while_a_consumer_waits_ends_its_iteration() -> None:
+    async with RawServer(hang) as server:
+        async with open_client(server.url, attempt_timeout=0.5) as client:
+            async with client.sms.send_many(messages(3)) as results:
+                collecting = asyncio.create_task(collect(results))
+                while len(server.ledger) < 3:
+                    await asyncio.sleep(0.001)
+            assert await asyncio.wait_for(collecting, timeout=0.3) == ([], None)
+
+
+async def test_a_misspelt_option_is_an_error_at_once(client: SMSIDClient) -> None:
+    with pytest.raises(TypeError, match="time_out"):
+        client.sms.send_many(messages(1), time_out=5)  # type: ignore[call-arg]
 
 
 async def test_stop_before_the_first_pull_sends_nothing(

@@ -338,6 +338,14 @@ async def test_any_429_is_a_refusal_whatever_its_body(script: Script) -> None:
         assert client.budget.statistics().rate_limited == 1
 
 
+async def test_a_429_whose_body_hangs_is_a_refusal_even_in_a_short_attempt() -> None:
+    hanging = raw(b"HTTP/1.1 429 No\r\nRetry-After: 0\r\nContent-Length: 500\r\n\r\n{", close=False)
+    async with RawServer(hanging, answer(200, SENT)) as server:
+        async with open_client(server.url, attempt_timeout=0.4) as client:
+            await send(client)
+            assert client.budget.statistics().rate_limited == 1
+
+
 @pytest.mark.looptime
 async def test_429s_end_after_the_policys_number_of_them() -> None:
     policy = RetryPolicy(rate_limit_attempts=3)
@@ -558,6 +566,18 @@ async def test_a_callers_client_with_httpxs_own_transport_knows_what_never_left(
                 await send(client)
 
 
+async def test_a_wrapped_transport_that_traces_only_part_leaves_a_doubt() -> None:
+    class Fallback(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            await request.extensions["trace"]("connection.connect_tcp.started", {})
+            raise httpx.ConnectError("the first way failed, and the second was not traced")
+
+    async with httpx.AsyncClient(transport=Fallback()) as http_client:
+        async with open_client("http://localhost", http_client=http_client) as client:
+            with pytest.raises(OutcomeUnknownError):
+                await send(client)
+
+
 async def test_redirects_are_never_followed_not_even_by_a_callers_client() -> None:
     async with RawServer(answer(200, SENT)) as elsewhere:
         there = answer(307, b"", f"Location: {elsewhere.url}/sms/send")
@@ -673,6 +693,22 @@ async def test_a_budget_of_the_callers_is_told_how_each_request_ended() -> None:
     assert budget.holds == [3.0]
 
 
+@pytest.mark.parametrize("broken", ["answered", "hold"])
+async def test_a_budget_that_fails_changes_no_outcome_and_nobody_hangs(
+    broken: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise LookupError("the store is gone")
+
+    monkeypatch.setattr(OwnSlot if broken == "answered" else OwnBudget, broken, fail)
+    no = answer(429, b"", "Retry-After: 0")
+    async with RawServer(no, answer(200, SENT)) as server:
+        async with open_client(server.url, budget=OwnBudget()) as client:
+            receipt = await asyncio.wait_for(client.sms.send(NUMBER, "Hello"), timeout=5)
+    assert receipt.message_id == "M1"
+    assert "the budget raised LookupError" in caplog.text
+
+
 async def test_a_request_that_a_hold_meets_before_it_leaves_goes_back_into_the_queue() -> None:
     budget = OwnBudget(held=2)
     async with RawServer(answer(200, SENT)) as server:
@@ -680,6 +716,27 @@ async def test_a_request_that_a_hold_meets_before_it_leaves_goes_back_into_the_q
             await send(client)
         assert len(server.ledger) == 1
     assert budget.ends == ["unused", "unused", "answered"]
+
+
+async def test_a_call_that_waits_while_the_callers_client_is_closed_is_not_sent() -> None:
+    async with RawServer(answer(200, SENT)) as server:
+        budget = RateBudget(1, 60.0)
+        http_client = httpx.AsyncClient()
+        client = open_client(server.url, budget=budget, http_client=http_client)
+        holder = await budget.acquire()
+        waiting = asyncio.create_task(send(client))
+        await asyncio.sleep(0)
+        await http_client.aclose()
+        holder.unused()
+        with pytest.raises(ConfigurationError, match="closed"):
+            await waiting
+
+
+async def test_two_may_close_a_client_at_once() -> None:
+    async with RawServer(answer(200, SENT)) as server:
+        client = open_client(server.url)
+        await send(client)
+        await asyncio.gather(client.aclose(), client.aclose(), client.aclose())
 
 
 async def test_a_call_that_waits_while_the_client_is_closed_is_not_sent() -> None:
@@ -738,6 +795,23 @@ async def test_each_attempt_is_one_debug_line_without_private_data(
     assert lines[0].startswith("POST /sms/send 200 in ")
     for canary in (NUMBER, "text-canary", "key-canary"):
         assert canary not in caplog.text
+
+
+async def test_a_call_on_its_way_shows_nothing_private() -> None:
+    shown: list[str] = []
+
+    async def look(request: httpx.Request) -> None:
+        shown.append(repr(request.extensions))
+
+    async with (
+        RawServer(answer(200, SENT)) as server,
+        httpx.AsyncClient(event_hooks={"request": [look]}) as http_client,
+        open_client(server.url, http_client=http_client) as client,
+    ):
+        await send(client)
+    assert "trace" in shown[0]
+    for canary in (NUMBER, "text-canary", "key-canary"):
+        assert canary not in shown[0]
 
 
 async def test_a_hook_that_raises_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
