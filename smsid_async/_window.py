@@ -30,8 +30,7 @@ class Priority(IntEnum):
 
 
 _BURSTING = (Priority.HIGH, Priority.NORMAL)
-_PACED_DEPTH = 2  # one at a time, and one to make up for a timer that fired late
-_LATE = 0.25  # seconds that a busy event loop may be late, likewise made up for
+_LATE = 0.25  # seconds; paced lanes go one at a time, and make up for a timer so late
 _SETTLING = 1 / 60  # of a period after a hold: a 429 then is still the same trouble
 _SLOWDOWN = 0.7  # of the rate, for each hold
 _SLOWEST = 0.1
@@ -219,8 +218,7 @@ class Window:
         if now < self._calm_at:
             return 1
         if lane not in _BURSTING:
-            late = 1 + math.ceil(self.rules.rate * _LATE)
-            return min(max(_PACED_DEPTH, late), self.rules.burst)
+            return min(1 + math.ceil(self.rules.rate * _LATE), self.rules.burst)
         return self.rules.burst + (self.rules.reserve if lane is Priority.HIGH else 0)
 
 

@@ -294,13 +294,11 @@ class RateBudget:
             BudgetTimeoutError: No slot within `max_wait`; nothing was sent.
         """
         pump = self._pump()
+        again = arrival is not None
         if arrival is None:
             arrival = next(self._arrivals)
             if not pump.ahead(priority) and not self._take(priority):
                 return _RateSlot(self, pump, arrival, self._clock())
-            again = False
-        else:
-            again = True
         deadline = None if max_wait is None else self._clock() + max_wait
         while True:
             future = self._join(pump, priority, arrival, deadline, again=again)
