@@ -22,8 +22,10 @@ from smsid_async._exchange import LEAST_FOR_A_WRITE, Call, Exchange, HeldBackErr
 from smsid_async._request import RequestFactory
 from smsid_async._retry import Tally, backoff, retrying
 from smsid_async._verdict import doubt, error_of_broken, outcome_of, result_of_answer
+from smsid_async.budget import RateBudget
 from smsid_async.errors import (
     BudgetTimeoutError,
+    BudgetUnavailableError,
     ConfigurationError,
     InvalidResponseError,
     OutcomeUnknownError,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from smsid_async._config import Settings
-    from smsid_async.budget import Budget, Slot
+    from smsid_async.budget import Budget, Priority, Slot
     from smsid_async.hooks import Event, Hook
 
 __all__ = ["Pipeline"]
@@ -155,10 +157,24 @@ class Pipeline:
                     + (f"; a write needs {LEAST_FOR_A_WRITE:g} s for itself" if call.write else "")
                 )
             max_wait = time_left if max_wait is None else min(max_wait, time_left)
-        if call.arrival is None:
-            return self._budget.acquire(call.priority, max_wait)
-        place = {"arrival": call.arrival}
-        return self._budget.acquire(call.priority, max_wait, **place)
+        place = {} if call.arrival is None else {"arrival": call.arrival}
+        if isinstance(self._budget, RateBudget):
+            return self._budget.acquire(call.priority, max_wait, **place)
+        return self._slot_of_another(call.priority, max_wait, place)
+
+    async def _slot_of_another(
+        self, lane: Priority, max_wait: float | None, place: dict[str, int]
+    ) -> Slot:
+        """Ask a budget of the caller's, whose failures may be of any kind."""
+        try:
+            return await self._budget.acquire(lane, max_wait, **place)
+        except SMSIDError:
+            raise
+        except Exception as exc:
+            raise BudgetUnavailableError(
+                f"the budget raised {type(exc).__name__}, so the request was not sent; "
+                "mend the budget, or its store, and try again"
+            ) from exc
 
     async def _attempt(self, call: Call[_T], slot: Slot) -> _T:
         while True:
@@ -166,7 +182,7 @@ class Pipeline:
             try:
                 self._check_open()
             except ConfigurationError:
-                slot.unused()
+                self._use_budget(slot.unused)
                 raise
             exchange = call.exchange = self._prepare(call, slot)
             if self._hooks:
@@ -262,19 +278,21 @@ class Pipeline:
         """Give the slot back, tell the observers, release the caller."""
         exchange.ended = True
         call = exchange.call
+        self._use_budget(lambda: self._end_slot(exchange))
+        if isinstance(exchange.error, RateLimitError):
+            self._hold(call, exchange.error.retry_after)
+        if isinstance(exchange.error, OutcomeUnknownError):
+            call.doubtful = True
+            _logger.warning("%s %s: outcome unknown", call.method, call.path)
+        if not exchange.done.done():
+            exchange.done.set_result(None)
+        self._report(exchange)
+
+    def _use_budget(self, action: Callable[[], None]) -> None:
         try:
-            self._end_slot(exchange)
-            if isinstance(exchange.error, RateLimitError):
-                self._hold(call, exchange.error.retry_after)
+            action()
         except Exception as exc:  # noqa: BLE001 - a budget of the caller's; the outcome stands
             _logger.error("the budget raised %s", type(exc).__name__)  # noqa: TRY400 - no private data
-        finally:
-            if isinstance(exchange.error, OutcomeUnknownError):
-                call.doubtful = True
-                _logger.warning("%s %s: outcome unknown", call.method, call.path)
-            if not exchange.done.done():
-                exchange.done.set_result(None)
-        self._report(exchange)
 
     def _end_slot(self, exchange: Exchange[_T]) -> None:
         if not exchange.may_have_left:
@@ -289,7 +307,7 @@ class Pipeline:
         if seconds is None:
             refused = 0 if call.tally is None else call.tally.refused
             seconds = backoff(call.policy, refused + 1, self._draw)
-        self._budget.hold(seconds)
+        self._use_budget(lambda: self._budget.hold(seconds))
         _logger.warning("HTTP 429: all requests of this key are held for %.1f s", seconds)
         self._tell(HoldStarted(seconds, asked))
 

@@ -20,6 +20,7 @@ from smsid_async import (
     BadRequestError,
     BudgetStatistics,
     BudgetTimeoutError,
+    BudgetUnavailableError,
     ConfigurationError,
     InvalidResponseError,
     NotSentError,
@@ -707,6 +708,35 @@ async def test_a_budget_that_fails_changes_no_outcome_and_nobody_hangs(
             receipt = await asyncio.wait_for(client.sms.send(NUMBER, "Hello"), timeout=5)
     assert receipt.message_id == "M1"
     assert "the budget raised LookupError" in caplog.text
+
+
+async def test_a_budget_that_raises_is_one_of_our_errors_and_nothing_was_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail(*_: object) -> OwnSlot:
+        raise LookupError("redis://:secret@store")
+
+    monkeypatch.setattr(OwnBudget, "acquire", fail)
+    async with RawServer(answer(200, SENT)) as server:
+        async with open_client(server.url, budget=OwnBudget()) as client:
+            with pytest.raises(BudgetUnavailableError, match="LookupError") as caught:
+                await send(client)
+        assert server.ledger == []
+    assert not caught.value.maybe_sent
+    assert isinstance(caught.value.__cause__, LookupError)
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_budget_may_raise_our_own_errors() -> None:
+    class Full(OwnBudget):
+        async def acquire(
+            self, priority: Priority = Priority.NORMAL, max_wait: float | None = None
+        ) -> OwnSlot:
+            raise BudgetTimeoutError("full", retry_after=1.0)
+
+    async with open_client("http://localhost", budget=Full()) as client:
+        with pytest.raises(BudgetTimeoutError, match="full"):
+            await send(client)
 
 
 async def test_a_request_that_a_hold_meets_before_it_leaves_goes_back_into_the_queue() -> None:
