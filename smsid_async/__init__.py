@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         DuplicateReferenceError,
         InsufficientBalanceError,
         InvalidResponseError,
+        JournalUnavailableError,
         NotSentError,
         OTPVerificationError,
         OutcomeUnknownError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         TransportError,
         ValidationError,
     )
+    from smsid_async.journal import Journal, SQLiteJournal
     from smsid_async.models import (
         Balance,
         DeliveryStatus,
@@ -72,6 +74,8 @@ __all__ = [
     "InvalidResponseError",
     "JSONObject",
     "JSONValue",
+    "Journal",
+    "JournalUnavailableError",
     "Message",
     "MessageStatus",
     "NotSentError",
@@ -88,6 +92,7 @@ __all__ = [
     "RetryPolicy",
     "SMSIDClient",
     "SMSIDError",
+    "SQLiteJournal",
     "Segments",
     "SendMany",
     "SendReceipt",
@@ -132,6 +137,7 @@ _HOMES = {
             "DuplicateReferenceError",
             "InsufficientBalanceError",
             "InvalidResponseError",
+            "JournalUnavailableError",
             "NotSentError",
             "OTPVerificationError",
             "OutcomeUnknownError",
@@ -141,6 +147,10 @@ _HOMES = {
             "SMSIDError",
             "TransportError",
             "ValidationError",
+        ),
+        "journal": (
+            "Journal",
+            "SQLiteJournal",
         ),
         "models": (
             "Balance",

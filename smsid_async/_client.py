@@ -17,6 +17,7 @@ from smsid_async._resources import OTP, SMS
 from smsid_async._retry import RetryPolicy
 from smsid_async.budget import Budget, Priority, shared_budget
 from smsid_async.errors import ConfigurationError
+from smsid_async.journal import Journal
 from smsid_async.models import Balance
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ class SMSIDClient:
             to the account's own.
         budget: A `RateBudget` or your own `Budget`; None shares the key's.
         retry: What is tried again; None is `RetryPolicy()`.
-        journal: Not available in this version; must be None.
+        journal: Makes sends with a `reference` happen at most once; see
+            `smsid_async.journal`. It is closed with the client.
         timeout: Seconds for each whole call, waiting for the budget and retries
             included. None, the default, waits as long as the budget takes. A write
             is not started with less than a second of it left.
@@ -84,7 +86,7 @@ class SMSIDClient:
         sender_id: str | None = None,
         budget: Budget | None = None,
         retry: RetryPolicy | None = None,
-        journal: None = None,
+        journal: Journal | None = None,
         timeout: float | None = None,
         attempt_timeout: float = 30.0,
         max_wait: float | None = None,
@@ -92,8 +94,11 @@ class SMSIDClient:
         transport: str = "httpx",
         hooks: Sequence[Hook] = (),
     ) -> None:
-        if journal is not None:
-            raise ConfigurationError("this version has no journal; leave `journal` out")
+        if journal is not None and not isinstance(journal, Journal):
+            raise ConfigurationError(
+                f"journal is {type(journal).__name__}; give a SQLiteJournal, or an object with "
+                "the methods of smsid_async.journal.Journal"
+            )
         if transport != "httpx":
             raise ConfigurationError(f"transport is {transport!r}; this version has only 'httpx'")
         if http_client is not None and not isinstance(http_client, httpx.AsyncClient):
@@ -121,6 +126,7 @@ class SMSIDClient:
             settings,
             budget or _budget_of(settings),
             http_client=http_client,
+            journal=journal,
             hooks=tuple(hooks),
         )
         self._base_url = settings.base_url

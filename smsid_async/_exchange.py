@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     import anyio
 
+    from smsid_async._registration import Registration
     from smsid_async._retry import RetryPolicy, Tally
     from smsid_async.budget import Priority, Slot
     from smsid_async.errors import SMSIDError
@@ -42,6 +43,7 @@ class Call(Generic[_T]):
         private: What must appear in no error's text.
         write: Whether it costs money or changes something.
         verifying: Whether a 422 means a wrong code.
+        registration: Its reference in a journal, None for a call without one.
         policy: What may be tried again.
         priority: The lane.
         timeout: Seconds for the whole call, None for no limit.
@@ -63,6 +65,7 @@ class Call(Generic[_T]):
     private: tuple[str, ...]
     write: bool
     verifying: bool = False
+    registration: Registration | None = None
     policy: RetryPolicy
     priority: Priority
     timeout: float | None

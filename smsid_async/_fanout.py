@@ -14,6 +14,7 @@ from smsid_async.errors import (
     BadRequestError,
     ConfigurationError,
     InsufficientBalanceError,
+    JournalUnavailableError,
     NotSentError,
     SMSIDError,
 )
@@ -30,7 +31,12 @@ if TYPE_CHECKING:
 __all__ = ["SendMany", "send_all"]
 
 _SAME_REFUSALS = 20  # in a row: what is wrong is wrong with all of them
-_HOPELESS = (AuthenticationError, InsufficientBalanceError, ConfigurationError)
+_HOPELESS = (
+    AuthenticationError,
+    ConfigurationError,
+    InsufficientBalanceError,
+    JournalUnavailableError,
+)
 
 
 class CallFactory(Protocol):

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import httpx
 
@@ -41,8 +41,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from smsid_async._config import Settings
+    from smsid_async._registration import Registration
     from smsid_async.budget import Budget, Priority, Slot
     from smsid_async.hooks import Event, Hook
+    from smsid_async.journal import Journal
 
 __all__ = ["Pipeline"]
 
@@ -60,6 +62,7 @@ class Pipeline:
         settings: Who we are and where the API is.
         budget: Asked for a slot before every request.
         http_client: The caller's own client, None to own one for each event loop.
+        journal: Closed with the client.
         hooks: Told the end of every attempt.
         draw: Returns an even draw from [0, 1), for the retry's jitter.
         wall_clock: Returns seconds since the epoch, for `Retry-After` dates.
@@ -71,6 +74,7 @@ class Pipeline:
         budget: Budget,
         *,
         http_client: httpx.AsyncClient | None = None,
+        journal: Journal | None = None,
         hooks: tuple[Hook, ...] = (),
         draw: Callable[[], float] = random.random,
         wall_clock: Callable[[], float] = time.time,
@@ -78,6 +82,7 @@ class Pipeline:
         self._settings = settings
         self._budget = budget
         self._given_client = http_client
+        self._journal = journal
         self._hooks = hooks
         self._draw = draw
         self._wall_clock = wall_clock
@@ -94,11 +99,16 @@ class Pipeline:
         return self._budget
 
     @property
+    def journal(self) -> Journal | None:
+        """Where references are recorded."""
+        return self._journal
+
+    @property
     def open_connections(self) -> bool:
         """Whether connections of ours wait in a live event loop to be closed."""
         return self._connections is not None and not self._connections.over
 
-    async def request(self, call: Call[_T]) -> _T:
+    def request(self, call: Call[_T]) -> Coroutine[Any, Any, _T]:
         """Carry one call to its end.
 
         Returns:
@@ -110,6 +120,37 @@ class Pipeline:
         """
         if call.timeout is not None:
             call.deadline = asyncio.get_running_loop().time() + call.timeout
+        if call.registration is None:
+            return self._request(call)
+        return self._registered(call, call.registration)
+
+    async def _registered(self, call: Call[_T], registration: Registration) -> _T:
+        """Carry a call with a reference to its end: at most once."""
+        try:
+            receipt = await registration.claim(self._settings.base_url, call.deadline)
+            if receipt is not None:
+                return cast("_T", receipt)
+            call.doubtful = registration.doubtful
+            result = await self._request(call)
+        except asyncio.CancelledError as cancelled:
+            cancelled.maybe_sent = getattr(cancelled, "maybe_sent", False)  # type: ignore[attr-defined]
+            self._let_go(call, registration)
+            raise
+        except SMSIDError as error:
+            await registration.release(error)
+            raise
+        return result
+
+    def _let_go(self, call: Call[Any], registration: Registration) -> None:
+        """End the claim of a cancelled call, now or with the exchange that goes on."""
+        if call.exchange is not None and not call.exchange.ended:
+            registration.abandoned = True
+            return
+        task = asyncio.create_task(registration.release())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _request(self, call: Call[_T]) -> _T:
         try:
             try:
                 slot = await self._slot(call)  # here, so that a waiting call has few frames
@@ -141,6 +182,8 @@ class Pipeline:
             await asyncio.wait(tasks)
         if self._connections is not None:
             await self._connections.aclose()
+        if self._journal is not None:
+            await self._journal.aclose()
 
     # -- one attempt ---------------------------------------------------------
 
@@ -233,6 +276,8 @@ class Pipeline:
         """Make the exchange and note how it ended; nothing but a shutdown gets out."""
         try:
             with exchange.scope:
+                if exchange.call.registration is not None:
+                    await exchange.call.registration.intend()
                 answer, headers = await self._send_and_read(exchange)
                 exchange.result = result_of_answer(
                     exchange.call,
@@ -251,7 +296,11 @@ class Pipeline:
         except Exception as exc:  # noqa: BLE001 - foreign exceptions end here, and only here
             exchange.error = error_of_broken(exchange, exc)
         finally:
-            self._end(exchange)
+            self._give_back(exchange)
+            if exchange.call.registration is None:
+                self._end(exchange)
+            else:
+                await self._end_registered(exchange, exchange.call.registration)
 
     async def _send_and_read(self, exchange: Exchange[_T]) -> tuple[Answer, httpx.Headers]:
         client = await self._client()
@@ -272,15 +321,27 @@ class Pipeline:
         self._tasks.discard(task)
         if not exchange.ended:  # cancelled by a shutdown before its first step
             exchange.error = error_of_broken(exchange, asyncio.CancelledError())
+            self._give_back(exchange)
+            self._end(exchange)
+
+    def _give_back(self, exchange: Exchange[_T]) -> None:
+        """Give the slot back, at the answer; a 429 holds everybody."""
+        self._use_budget(lambda: self._end_slot(exchange))
+        if isinstance(exchange.error, RateLimitError):
+            self._hold(exchange.call, exchange.error.retry_after)
+
+    async def _end_registered(self, exchange: Exchange[_T], registration: Registration) -> None:
+        """Let the journal know the outcome before the caller does."""
+        try:
+            doubtful = exchange.call.doubtful
+            await registration.note(exchange.error, exchange.result, doubtful=doubtful)
+        finally:
             self._end(exchange)
 
     def _end(self, exchange: Exchange[_T]) -> None:
-        """Give the slot back, tell the observers, release the caller."""
+        """Release the caller and tell the observers."""
         exchange.ended = True
         call = exchange.call
-        self._use_budget(lambda: self._end_slot(exchange))
-        if isinstance(exchange.error, RateLimitError):
-            self._hold(call, exchange.error.retry_after)
         if isinstance(exchange.error, OutcomeUnknownError):
             call.doubtful = True
             _logger.warning("%s %s: outcome unknown", call.method, call.path)

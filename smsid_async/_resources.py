@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from smsid_async._config import check_seconds
 from smsid_async._fanout import SendMany, send_all
 from smsid_async._options import CallOptions, Options, PollOptions, check_names, new_call
+from smsid_async._registration import Registration
 from smsid_async.budget import Priority
 from smsid_async.errors import (
     BudgetTimeoutError,
@@ -23,6 +24,7 @@ from smsid_async.errors import (
     SMSIDError,
     TransportError,
 )
+from smsid_async.journal import fingerprint_of
 from smsid_async.models import (
     Message,
     MessageStatus,
@@ -32,6 +34,7 @@ from smsid_async.models import (
     check_code,
     check_message_id,
     check_number,
+    check_reference,
     check_sender,
     check_text,
 )
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
 
     from smsid_async._exchange import Call
     from smsid_async._http import Pipeline
+    from smsid_async.journal import Journal
 
 __all__ = ["OTP", "SMS"]
 
@@ -86,30 +90,39 @@ class SMS(_Resource):
             text: 1 to 1600 characters; `count_segments` tells what it takes.
             sender_id: An approved sender ID of 2 to 11 characters; None for the
                 client's, else the account's own.
-            reference: Your own unique name for this send. It needs a journal.
-            resend_unknown: With a journal, send again what is in doubt.
+            reference: Your own unique name for this send, which then happens at most
+                once, however often this call is repeated. It needs a journal.
+            resend_unknown: Send under this reference even if an earlier send may have
+                taken effect; the message may then arrive, and be charged, twice.
             **options: See `CallOptions`; the lane is `NORMAL` if nothing says otherwise.
 
         Returns:
-            The API's receipt: it has accepted the message.
+            The API's receipt: it has accepted the message, now or earlier under the
+            same reference.
 
         Raises:
             ValidationError: An argument cannot be right; nothing was sent.
-            ConfigurationError: A reference without a journal, or a closed client.
+            ConfigurationError: A reference without a journal, a journal of another base
+                URL or account, or a closed client.
+            DuplicateReferenceError: The reference belongs to another message.
             BudgetTimeoutError: No slot in time; nothing was sent.
             APIError: The API refused; nothing was sent or charged.
             NotSentError: The request never left.
             OutcomeUnknownError: It left and no trustworthy answer came: the message
                 may have been sent. It is not sent again.
         """
-        if reference is not None:
+        if reference is not None and self._pipeline.journal is None:
             raise ConfigurationError(
-                "a reference needs a journal, and this client has none; leave `reference` out"
+                "a reference needs a journal, and this client has none: make it with "
+                "journal=SQLiteJournal(...), or leave `reference` out"
             )
-        del resend_unknown  # means something with a journal only
-        return await self._pipeline.request(
-            self._send_call(Message(to, text, sender_id), lane=Priority.NORMAL, **options)
+        call = self._send_call(
+            Message(to, text, sender_id, reference),
+            lane=Priority.NORMAL,
+            resend_unknown=resend_unknown,
+            **options,
         )
+        return await self._pipeline.request(call)
 
     async def status(
         self,
@@ -233,14 +246,20 @@ class SMS(_Resource):
         )
 
     def _send_call(
-        self, message: Message, *, lane: Priority, **options: Unpack[CallOptions]
+        self,
+        message: Message,
+        *,
+        lane: Priority,
+        journal: Journal | None = None,
+        resend_unknown: bool = False,
+        **options: Unpack[CallOptions],
     ) -> Call[SendReceipt]:
         to, text = check_number(message.to), check_text(message.text)
         payload = {"to": to, "message": text}
         sender = message.sender_id if message.sender_id is not None else self._options.sender_id
         if sender is not None:
             payload["sender_id"] = check_sender(sender)
-        return new_call(
+        call = new_call(
             self._options,
             "/sms/send",
             payload,
@@ -250,6 +269,16 @@ class SMS(_Resource):
             lane=lane,
             **options,
         )
+        journal = journal or self._pipeline.journal
+        if message.reference is not None and journal is not None:
+            call.registration = Registration(
+                journal=journal,
+                reference=check_reference(message.reference),
+                fingerprint=fingerprint_of(to, text, sender),
+                recipient=to,
+                resend_unknown=resend_unknown,
+            )
+        return call
 
 
 class OTP(_Resource):

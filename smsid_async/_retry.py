@@ -11,6 +11,7 @@ import attrs
 
 from smsid_async.errors import (
     ConfigurationError,
+    JournalUnavailableError,
     NotSentError,
     OutcomeUnknownError,
     RateLimitError,
@@ -151,7 +152,7 @@ def should_retry(policy: RetryPolicy, tally: Tally, error: BaseException) -> boo
     if isinstance(error, RateLimitError):
         asked = error.retry_after or 0.0
         return tally.refused < policy.rate_limit_attempts and asked <= policy.max_retry_after
-    if tally.failed >= policy.max_attempts or not _is_passing(error):
+    if tally.failed >= policy.max_attempts or not _may_pass(error):
         return False
     if isinstance(error, NotSentError):
         return True
@@ -211,10 +212,12 @@ def retrying(
     )
 
 
-def _is_passing(error: BaseException) -> bool:
-    """Whether the fault may pass: a certificate that does not verify stays that way."""
+def _may_pass(error: BaseException) -> bool:
+    """Whether the fault may pass: a bad certificate or a full disk stays that way."""
     import ssl  # noqa: PLC0415 - httpx has it loaded by now
 
+    if isinstance(error, JournalUnavailableError):
+        return False
     cause = error.__cause__  # its context may be what the caller was handling, nothing of ours
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):

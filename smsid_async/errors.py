@@ -19,6 +19,7 @@ error answers it with `maybe_sent`. False is a promise that nothing took effect.
     │   └── ServerError
     ├── TransportError
     │   ├── NotSentError
+    │   │   └── JournalUnavailableError
     │   └── OutcomeUnknownError
     ├── InvalidResponseError
     └── DeliveryTimeoutError    (also TimeoutError)
@@ -42,6 +43,7 @@ __all__ = [
     "DuplicateReferenceError",
     "InsufficientBalanceError",
     "InvalidResponseError",
+    "JournalUnavailableError",
     "NotSentError",
     "OTPVerificationError",
     "OutcomeUnknownError",
@@ -175,6 +177,10 @@ class TransportError(SMSIDError):
 
 class NotSentError(TransportError):
     """The request never left this machine."""
+
+
+class JournalUnavailableError(NotSentError):
+    """The journal cannot be written, so the request was not let go."""
 
 
 class OutcomeUnknownError(TransportError):

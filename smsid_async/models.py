@@ -45,6 +45,7 @@ _E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 _AMOUNT = re.compile(r"[+-]?([0-9]{1,18}|[0-9]{1,3}(,[0-9]{3}){1,5})(\.[0-9]{1,18})?")
 _TOO_MUCH = 10**18
 _MAX_TEXT = 1600
+_MAX_REFERENCE = 200
 _SENDER_LENGTH = range(2, 12)
 _STATUS_FIELDS = ("status", "delivery_status", "message_status", "state")
 
@@ -309,6 +310,19 @@ def check_message_id(message_id: object) -> str:
     if not _is_encodable(message_id):
         raise ValidationError("the message ID has half a surrogate pair; repair its encoding")
     return message_id
+
+
+def check_reference(reference: object) -> str:
+    """Return a printable reference of 1 to 200 characters, or raise `ValidationError`."""
+    if not isinstance(reference, str):
+        raise ValidationError(f"the reference is {type(reference).__name__}, not a str")
+    if not 1 <= len(reference) <= _MAX_REFERENCE:
+        raise ValidationError(
+            f"the reference has {len(reference)} characters; give 1 to {_MAX_REFERENCE}"
+        )
+    if not reference.isprintable():
+        raise ValidationError("the reference has control characters; remove them")
+    return reference
 
 
 def _is_encodable(text: str) -> bool:
