@@ -17,7 +17,14 @@ from smsid_async.models import check_sender
 if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
-__all__ = ["DEFAULT_BASE_URL", "Settings", "check_seconds", "is_loopback", "load_settings"]
+__all__ = [
+    "DEFAULT_BASE_URL",
+    "Settings",
+    "account_label",
+    "check_seconds",
+    "is_loopback",
+    "load_settings",
+]
 
 DEFAULT_BASE_URL = "https://smsid.co.uk/api/v1"
 _LONGEST = sys.float_info.max  # seconds; excludes infinity, and NaN compares as False
@@ -81,6 +88,11 @@ def load_settings(
         base_url=_checked_url(DEFAULT_BASE_URL if url is None else url),
         sender_id=_checked_sender(sender),
     )
+
+
+def account_label() -> str | None:
+    """Return the account's label from `SMSID_ACCOUNT`, which journals are named after."""
+    return os.environ.get("SMSID_ACCOUNT") or None
 
 
 def check_seconds(name: str, value: float | None) -> float | None:

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
     from smsid_async.models import Outcome
 
-__all__ = ["Entry", "bind", "find", "intend", "prepare", "record", "requests_since", "withdraw"]
+__all__ = [
+    "Entry",
+    "bind",
+    "check",
+    "find",
+    "intend",
+    "prepare",
+    "record",
+    "requests_since",
+    "withdraw",
+]
 
 _FORMAT = 1
 _APPLICATION = 0x534D5344  # "SMSD": tells a journal from any other SQLite file
@@ -52,13 +62,6 @@ CREATE TABLE batches (
     rows INTEGER NOT NULL DEFAULT 0,
     repeats INTEGER NOT NULL DEFAULT 0
 );
-CREATE TABLE marks (    -- where every so many rows begin, to skip what is done
-    batch INTEGER NOT NULL,
-    row INTEGER NOT NULL,
-    offset INTEGER NOT NULL,
-    line INTEGER NOT NULL,
-    PRIMARY KEY (batch, row)
-) WITHOUT ROWID;
 """
 
 
@@ -78,13 +81,9 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
     Raises:
         ConfigurationError: The file is not a journal, or a newer version's.
     """
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if application != _APPLICATION and tables:
-        raise ConfigurationError(f"{path} is an SQLite file, but not a journal; name another")
-    if version > _FORMAT:
-        raise ConfigurationError(f"the journal {path} was made by a newer smsid-async; update")
+    if tables:
+        check(connection, path)
     connection.execute("BEGIN IMMEDIATE")
     if not tables:
         for statement in _TABLES.split(";"):
@@ -96,6 +95,16 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
         "WHERE state = 'intent'"
     )
     connection.execute("COMMIT")
+
+
+def check(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file that is not a journal, or a newer version's, with `ConfigurationError`."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != _APPLICATION:
+        raise ConfigurationError(f"{path} is an SQLite file, but not a journal; name another")
+    if version > _FORMAT:
+        raise ConfigurationError(f"the journal {path} was made by a newer smsid-async; update")
 
 
 def bind(connection: sqlite3.Connection, path: Path, **labels: str) -> None:

@@ -12,10 +12,14 @@ from __future__ import annotations
 import heapq
 import math
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import attrs
 
 from smsid_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 __all__ = ["Priority", "Rules", "Window", "check_count", "check_duration"]
 
@@ -130,6 +134,12 @@ class Window:
         self.in_flight -= 1
         heapq.heappush(self._returns, now + cooldown)
         self._exchange_time += _SMOOTHING * (now - taken_at - self._exchange_time)
+
+    def restore(self, ages: Iterable[float], now: float) -> None:
+        """Take slots that others used so many seconds ago, as far as there are free ones."""
+        for age in sorted(ages)[: self.free(now)]:
+            self._idle -= 1
+            heapq.heappush(self._returns, now + self.rules.cooldown - age)
 
     def undo(self) -> None:
         """End a request that never left, as though it had never been granted."""

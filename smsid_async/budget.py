@@ -22,7 +22,7 @@ from smsid_async._window import Priority, Rules, Window, check_count, check_dura
 from smsid_async.errors import BudgetTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Self
 
 __all__ = ["Budget", "BudgetStatistics", "Priority", "RateBudget", "Slot", "shared_budget"]
@@ -321,6 +321,22 @@ class RateBudget:
         check_duration("seconds", seconds, zero=True)
         with self._lock:
             self._window.hold(seconds, self._clock())
+
+    @property
+    def memory(self) -> float:
+        """Seconds after which a request that has left can no longer matter."""
+        return self._rules.cooldown + self._rules.linger
+
+    def restore(self, answered: Iterable[float], given_up: Iterable[float] = ()) -> None:
+        """Take the slots of requests that an earlier process made, until they are back.
+
+        Args:
+            answered: Seconds since each request's answer.
+            given_up: Seconds since each request left whose answer is not known.
+        """
+        ages = [*answered, *(age - self._rules.linger for age in given_up)]
+        with self._lock:
+            self._window.restore(ages, self._clock())
 
     def statistics(self) -> BudgetStatistics:
         """Tell how full the budget is now."""

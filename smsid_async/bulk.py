@@ -1,446 +1,557 @@
-"""Messages from files: CSV and JSONL, read row by row in flat memory.
+"""Messages by the thousand: files of them, and jobs that survive being killed.
 
-`Source` reads a file as often as it is iterated over, and yields a `Row` for each good
-row and a `BadRow` for each other. `make_plan` counts them in one pass::
+`Source` reads a CSV or JSONL file as often as it is iterated over, and yields a `Row`
+for each good row and a `BadRow` for each other. `make_plan` counts them in one pass. A
+`BulkJob` sends them over a journal: killed at any moment and run again, it sends no
+message twice and loses none unreported::
 
-    source = Source("customers.csv", message="Hi {name}, your parcel is here.")
-    print(make_plan(source))
-    messages = (row.message for row in source if isinstance(row, Row))
-
-No message of an error or a `BadRow` shows a phone number or a text.
+    job = BulkJob("customers.csv", "customers.journal", message="Hi {name}, it is here.")
+    async with SMSIDClient() as client:
+        async for result in job.run(client):
+            print(result.line, result.outcome)
+    print(job.summary())
 """
 
 from __future__ import annotations
 
-import codecs
 import contextlib
-import csv
-import io
-import json
-import stat
-import string
+import os
+import re
+import sqlite3
 from collections import Counter
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TextIO
+from urllib.parse import urlsplit
 
 import attrs
 
+from smsid_async import _entries, _manifest
+from smsid_async._config import account_label, check_seconds
+from smsid_async._fanout import SendMany, send_all
+from smsid_async._feeds import FileFeed, Preparation, StreamFeed
+from smsid_async._manifest import Changed
+from smsid_async._regions import Region
+from smsid_async._report import write_report
+from smsid_async._sources import BadRow, Plan, Row, Source, Template, make_plan
+from smsid_async._sqlite import read_only
+from smsid_async._tracking import Delivery, follow
+from smsid_async.budget import Priority, RateBudget
 from smsid_async.errors import ConfigurationError, ValidationError
-from smsid_async.models import Message, check_number, check_sender, check_text
-from smsid_async.segments import count_segments
+from smsid_async.journal import SQLiteJournal
+from smsid_async.models import Message, SendResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-    from decimal import Decimal
+    from collections.abc import AsyncGenerator, Callable, Iterator
+    from typing import Self
 
-__all__ = ["BadRow", "Plan", "Row", "Source", "Template", "make_plan"]
+    from smsid_async._client import SMSIDClient
+    from smsid_async._exchange import Call
+    from smsid_async._feeds import Pending
+    from smsid_async.models import SendReceipt
 
-_JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
-_TEXT_COLUMNS = ("message", "text")
-_LONGEST_LINE = 1_000_000  # characters; whatever has longer ones is no list of messages
-_CHUNK = 65_536  # bytes
-
-_Cells: TypeAlias = "Mapping[str, object]"
-_Record: TypeAlias = "tuple[int, _Cells | str]"  # the line, and the cells or what is wrong
-_Check: TypeAlias = "Callable[[Sequence[str]], None]"  # of the column names, once they are known
+__all__ = [
+    "BadRow",
+    "BulkJob",
+    "BulkRun",
+    "Changed",
+    "Delivery",
+    "JobSummary",
+    "Plan",
+    "Preparation",
+    "Region",
+    "Row",
+    "RowResult",
+    "Source",
+    "Template",
+    "journal_beside",
+    "make_plan",
+    "report",
+    "summarise",
+    "track",
+]
 
 
 @attrs.frozen
-class Row:
-    """A row that can be sent.
+class RowResult(SendResult):
+    """What became of one row of a job.
 
     Attributes:
-        line: The line of the file on which the row begins, from 1.
-        message: What to send.
+        index: Its place among all rows, from 0.
+        line: Its line in the file, None for messages from elsewhere.
     """
 
-    line: int
-    message: Message
+    line: int | None = None
 
 
 @attrs.frozen
-class BadRow:
-    """A row that cannot be sent.
+class JobSummary:
+    """Where a job, or a whole journal, stands.
 
     Attributes:
-        line: The line of the file on which the row begins, from 1.
-        reason: What is wrong with it, without its number and text.
+        total: Entries.
+        sent: Accepted by the API.
+        rejected: Refused by it; sent again by the next run.
+        not_sent: Tried, but never left; sent by the next run.
+        unknown: Left, and no trustworthy answer came; never sent again unasked.
+        waiting: Not tried yet.
+        in_flight: Being sent at this moment.
+        delivered: Sent, and known to have arrived.
+        failed: Sent, and known not to have arrived.
+        cost: Of what was sent, as far as the API told.
     """
 
-    line: int
-    reason: str
+    total: int
+    sent: int
+    rejected: int
+    not_sent: int
+    unknown: int
+    waiting: int
+    in_flight: int
+    delivered: int
+    failed: int
+    cost: Decimal
 
 
-class Template:
-    """A text with placeholders, such as `Hi {name}`.
+class BulkJob:
+    """Messages on their way, remembered by a journal.
 
-    A placeholder is a column's name in braces and nothing else; `{{` and `}}` stand for
-    the braces themselves.
+    Each row has a reference: its own, or one made from its content and its number among
+    rows of that content. So the same file run again continues, rows may be moved or
+    inserted, and of an edited file only what is new is sent.
 
     Args:
-        text: The template.
+        source: A CSV or JSONL file, a `Source`, or any iterable or async iterable of
+            `Message`. A file is checked whole before anything is sent; other messages
+            are pulled as they can be sent.
+        journal: An `SQLiteJournal` or the path of one; None for the client's.
+        message: A template for the text, in place of the file's column `message`.
+        encoding: The file's encoding.
+        region: Read national numbers as those of this country, such as `GB`; needs the
+            extra `phonenumbers`.
+        resend_unknown: Send again what may have been sent; it may then arrive twice.
+        allow_changed: Send to recipients who already got a different text in this
+            journal.
+        concurrency: Calls in hand at the most.
+        priority: The lane.
 
     Raises:
-        ConfigurationError: It has a brace too many, or something other than a name in braces.
+        ConfigurationError: An argument cannot work.
     """
 
-    def __init__(self, text: str) -> None:
-        try:
-            parts = list(string.Formatter().parse(text))
-        except ValueError as exc:
-            raise ConfigurationError(
-                f"the message template is broken ({exc}); write {{{{ or }}}} for a brace itself"
-            ) from exc
-        for _, column, spec, conversion in parts:
-            if column is not None and (not column or spec or conversion):
-                raise ConfigurationError(
-                    "the message template has a placeholder that is not a plain column name; "
-                    "write {column} and nothing more"
-                )
-        self._parts = [(literal, column) for literal, column, _, _ in parts]
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | Source | Iterable[Message] | AsyncIterable[Message],
+        journal: SQLiteJournal | str | os.PathLike[str] | None = None,
+        *,
+        message: str | Template | None = None,
+        encoding: str = "utf-8",
+        region: str | None = None,
+        resend_unknown: bool = False,
+        allow_changed: bool = False,
+        concurrency: int = 100,
+        priority: Priority = Priority.BULK,
+    ) -> None:
+        self.resend_unknown = resend_unknown
+        self.allow_changed = allow_changed
+        self.concurrency = concurrency
+        self.priority = priority
+        self._source = _as_source(source, message, encoding, region)
+        self._given = journal
+        self._journal = None if journal is None else _as_journal(journal)
+        self._feed: FileFeed | StreamFeed | None = None
+        self._prepared: Preparation | None = None
 
-    @property
-    def columns(self) -> frozenset[str]:
-        """The columns that it needs."""
-        return frozenset(column for _, column in self._parts if column is not None)
-
-    def fill(self, cells: _Cells) -> str:
-        """Return the text for one row.
+    async def prepare(
+        self, client: SMSIDClient, *, look: Callable[[Row | BadRow], None] | None = None
+    ) -> Preparation:
+        """Check a whole file and enter its rows into the journal; nothing is sent.
 
         Args:
-            cells: The row's cells by column name.
+            client: Gives the sender ID and the base URL.
+            look: Is called with every row, in a thread, unless the file is known.
 
         Raises:
-            ValidationError: A column is missing or holds something other than text.
+            ConfigurationError: The file or the journal cannot be used, or the messages
+                do not come from a file.
+            ValidationError: The file is no list of messages.
         """
-        return "".join(
-            literal if column is None else literal + _text(cells, column)
-            for literal, column in self._parts
+        feed = await self._feed_for(client)
+        if not isinstance(feed, FileFeed):
+            raise ConfigurationError("only a file can be prepared; other messages are pulled once")
+        self._prepared = await feed.prepare(look=look, resend_unknown=self.resend_unknown)
+        return self._prepared
+
+    def run(self, client: SMSIDClient) -> BulkRun:
+        """Send what is to be sent, and tell what becomes of each row.
+
+        A file is prepared first, if it has not been. What an earlier run sent is not
+        sent again and not told again. It halts as `sms.send_many` does, and continues
+        when it is run again.
+
+        Args:
+            client: Sends.
+
+        Returns:
+            An async iterator of `RowResult`, with `stop()` and `aclose()`.
+
+        Raises:
+            ValidationError: While iterating, before anything is sent: the file has bad
+                rows, or recipients who already got a different text.
+            ConfigurationError: While iterating: the file or the journal cannot be used.
+            SMSIDError: While iterating: as the iterator of `sms.send_many`.
+        """
+        return BulkRun(self, client)
+
+    def summary(self) -> JobSummary:
+        """Tell where the job stands: of its rows, or of the whole journal before it ran.
+
+        It reads the disk; in a service call it with `asyncio.to_thread`.
+        """
+        return summarise(self._path(), batch=self._batch())
+
+    def report(
+        self,
+        destination: str | os.PathLike[str] | TextIO,
+        *,
+        format: str = "csv",  # noqa: A002
+    ) -> int:
+        """Write a line for each row; see `report`, also about formulas in spreadsheets.
+
+        It works on the disk; in a service call it with `asyncio.to_thread`.
+        """
+        return report(self._path(), destination, format=format, batch=self._batch())
+
+    async def aclose(self) -> None:
+        """Close the journal if the job opened it, as a run does at its end."""
+        if self._journal is not None and self._journal is not self._given:
+            await self._journal.aclose()
+
+    # -- for BulkRun -----------------------------------------------------------
+
+    async def pending(self, client: SMSIDClient) -> AsyncGenerator[Pending, None]:
+        """Prepare what needs it, and return what is to be sent."""
+        if self._prepared is None and isinstance(self._source, Source):
+            await self.prepare(client)
+        _refuse(self._prepared, allow_changed=self.allow_changed)
+        feed = await self._feed_for(client)
+        await self._restore(client)
+        if isinstance(feed, FileFeed):
+            return feed.messages(resend_unknown=self.resend_unknown)
+        return feed.messages(resend_unknown=self.resend_unknown, allow_changed=self.allow_changed)
+
+    def call_for(self, client: SMSIDClient, message: Message) -> Call[SendReceipt]:
+        """Make the call for one message."""
+        return client.sms._send_call(  # noqa: SLF001 - as `send_many` makes it
+            message,
+            lane=self.priority,
+            journal=self._journal,
+            resend_unknown=self.resend_unknown,
+        )
+
+    def forget(self) -> None:
+        """Look at the file anew when it is run again."""
+        self._prepared = None
+
+    async def _restore(self, client: SMSIDClient) -> None:
+        """Tell the budget what an earlier process sent within its last period."""
+        budget, journal = client.budget, self._journal
+        if isinstance(budget, RateBudget) and journal is not None:
+            past = await journal.requests_since(budget.memory)
+            budget.restore(
+                answered=[request.age for request in past if request.answered],
+                given_up=[request.age for request in past if not request.answered],
+            )
+
+    async def _feed_for(self, client: SMSIDClient) -> FileFeed | StreamFeed:
+        if self._journal is None:
+            journal = client._pipeline.journal  # noqa: SLF001 - the job uses the client's
+            if not isinstance(journal, SQLiteJournal):
+                raise ConfigurationError(
+                    "a job needs a SQLiteJournal, its own or the client's; give the path of one"
+                )
+            self._given = self._journal = journal
+        await self._journal.open(client._base_url)  # noqa: SLF001 - likewise
+        if self._feed is None:
+            sender = client._options.sender_id  # noqa: SLF001 - likewise
+            self._feed = (
+                FileFeed(self._source, self._journal, sender)
+                if isinstance(self._source, Source)
+                else StreamFeed(self._source, self._journal, sender)
+            )
+        return self._feed
+
+    def _path(self) -> Path:
+        if self._journal is None:
+            raise ConfigurationError("the job has no journal yet; run it, or give it one")
+        return self._journal.path
+
+    def _batch(self) -> int | None:
+        return None if self._feed is None else self._feed.batch
+
+
+class BulkRun(AsyncIterator[RowResult]):
+    """The results of one run of a job, in order of completion. Iterate over it once."""
+
+    def __init__(self, job: BulkJob, client: SMSIDClient) -> None:
+        self._job = job
+        self._client = client
+        self._in_hand: dict[int, Pending] = {}
+        self._refusals: dict[str | None, ValidationError] = {}
+        self._stopped = False
+        self._sending: SendMany | None = None
+        self._results = self._run()
+
+    async def __anext__(self) -> RowResult:
+        return await anext(self._results)
+
+    def stop(self) -> None:
+        """Send nothing that has not left; iterate on for what becomes of the rest in hand."""
+        self._stopped = True
+        if self._sending is not None:
+            self._sending.stop()
+
+    async def aclose(self) -> None:
+        """Stop silently: what has left finishes by itself, the rest is not sent."""
+        if self._sending is not None:
+            await self._sending.aclose()
+        with contextlib.suppress(RuntimeError):  # a consumer waits in it, and was woken
+            await self._results.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
+
+    async def _run(self) -> AsyncGenerator[RowResult, None]:
+        job = self._job
+        try:
+            pending = await job.pending(self._client)
+            async with contextlib.aclosing(pending), self._send(pending) as sending:
+                async for result in sending:
+                    yield self._named(result)
+        finally:
+            job.forget()
+            await job.aclose()
+
+    def _send(self, pending: AsyncGenerator[Pending, None]) -> SendMany:
+        self._sending = sending = send_all(
+            self._client._pipeline,  # noqa: SLF001 - the job is part of the client
+            self._messages(pending),
+            self._call_for,
+            concurrency=self._job.concurrency,
+        )
+        if self._stopped:  # while the file was being checked
+            sending.stop()
+        return sending
+
+    async def _messages(
+        self, pending: AsyncGenerator[Pending, None]
+    ) -> AsyncGenerator[Message, None]:
+        index = 0
+        async for each in pending:
+            self._in_hand[index] = each
+            if each.refusal is not None:
+                self._refusals[each.message.reference] = each.refusal
+            index += 1
+            yield each.message
+
+    def _call_for(self, message: Message) -> Call[SendReceipt]:
+        refusal = self._refusals.pop(message.reference, None)
+        if refusal is not None:
+            raise refusal
+        return self._job.call_for(self._client, message)
+
+    def _named(self, result: SendResult) -> RowResult:
+        each = self._in_hand.pop(result.index)
+        return RowResult(
+            each.row,
+            result.message,
+            result.outcome,
+            result.receipt,
+            result.error,
+            line=each.line,
         )
 
 
-def _as_template(message: str | Template | None) -> Template | None:
-    return Template(message) if isinstance(message, str) else message
+async def track(
+    client: SMSIDClient,
+    journal: SQLiteJournal | str | os.PathLike[str],
+    *,
+    timeout: float | None = None,
+) -> AsyncGenerator[Delivery, None]:
+    """Ask where every sent message is until each is delivered or has failed.
 
-
-@attrs.frozen
-class Source:
-    """A CSV or JSONL file of messages; iterating over it reads it anew.
-
-    CSV is RFC 4180 with a header line. JSONL, known by the suffix `.jsonl`, `.ndjson` or
-    `.json`, has one object a line. The columns are `to`, `message` (or `text`), and
-    optionally `sender_id` and `reference`; with a template `to` and what it names.
+    Polls in rounds with growing pauses, in the lowest lane, so that it never delays a
+    send. What it learns is recorded, and stands in the report.
 
     Args:
-        path: The file. It must be a regular one, since it may be read more than once.
-        message: A template for the text, in place of the column `message`.
-        encoding: The file's encoding; a byte order mark is understood.
+        client: Asks.
+        journal: An `SQLiteJournal` or the path of one.
+        timeout: Seconds after which no further round begins; None goes on to the end.
+
+    Yields:
+        A `Delivery` for each answer, final or not.
 
     Raises:
-        ConfigurationError: While iterating: the file cannot be read, is not in the
-            encoding, or lacks a column.
-        ValidationError: While iterating: the file as a whole is not a list of messages.
+        ConfigurationError: The journal cannot be used.
+        AuthenticationError: The key or the signature is wrong.
     """
-
-    path: Path = attrs.field(converter=Path)
-    message: Template | None = attrs.field(default=None, converter=_as_template)
-    encoding: str = "utf-8"
-
-    def __iter__(self) -> Generator[Row | BadRow, None, None]:
-        records = _json_records if self.path.suffix.lower() in _JSON_SUFFIXES else _csv_records
-        empty = True
-        with _opened(self.path, self.encoding) as lines:
-            for line, cells in records(lines, self._check_columns):
-                empty = False
-                yield BadRow(line, cells) if isinstance(cells, str) else self._row(line, cells)
-        if empty:
-            raise ValidationError(f"{self.path} has no rows; nothing can be sent")
-
-    def _check_columns(self, found: Sequence[str]) -> None:
-        names = ", ".join(name for name in found if name) or "none"
-        twice = sorted(name for name, times in Counter(found).items() if name and times > 1)
-        if twice:
-            raise ConfigurationError(
-                f"{self.path} has more than one column {', '.join(twice)}; rename or remove one"
-            )
-        missing = {"to"} - set(found)
-        if self.message is not None:
-            missing |= self.message.columns - set(found)
-        elif not set(_TEXT_COLUMNS) & set(found):
-            missing.add("message")
-        if missing:
-            raise ConfigurationError(
-                f"{self.path} has no column {', '.join(sorted(missing))}; "
-                f"found: {names}{_advice(found)}"
-            )
-
-    def _row(self, line: int, cells: _Cells) -> Row | BadRow:
-        try:
-            message = Message(
-                check_number(_text(cells, "to")),
-                check_text(self._text(cells)),
-                _optional(cells, "sender_id"),
-                _optional(cells, "reference"),
-            )
-            _ = message.sender_id is None or check_sender(message.sender_id)
-        except ValidationError as exc:
-            return BadRow(line, str(exc))
-        return Row(line, message)
-
-    def _text(self, cells: _Cells) -> str:
-        if self.message is not None:
-            return self.message.fill(cells)
-        column, *more = [name for name in _TEXT_COLUMNS if name in cells] or ["message"]
-        if more:
-            raise ValidationError("it has both `message` and `text`; keep one of them")
-        return _text(cells, column)
+    check_seconds("timeout", timeout)
+    own = _as_journal(journal)
+    try:
+        await own.open(client._base_url)  # noqa: SLF001 - as for a job
+        async with contextlib.aclosing(follow(client, own, timeout=timeout)) as found:
+            async for delivery in found:
+                yield delivery
+    finally:
+        if own is not journal:
+            await own.aclose()
 
 
-@attrs.frozen
-class Plan:
-    """What sending a file means.
+def journal_beside(path: str | os.PathLike[str], client: SMSIDClient) -> SQLiteJournal:
+    """Return the journal that a file has if none is named.
 
-    Attributes:
-        messages: Good rows.
-        bad_rows: The others.
-        segments: What the good rows take on the air, and are charged for.
-        longest: Segments of the longest message.
-        encodings: How many messages are in which encoding, `GSM-7` or `UCS-2`.
-    """
-
-    messages: int
-    bad_rows: int
-    segments: int
-    longest: int
-    encodings: Mapping[str, int]
-
-    def seconds(self, limit: int = 120, period: float = 60.0) -> float:
-        """Estimate how long sending takes with a `RateBudget` of these numbers.
-
-        Args:
-            limit: Requests in each period.
-            period: Seconds.
-
-        Returns:
-            Seconds, when nothing else uses the budget and the API answers quickly.
-        """
-        slots = max(1, limit - 1)  # the budget keeps one for one-time codes
-        margin = period / 60  # as RateBudget adds to each slot's time
-        return max(0, self.messages - 1) * (period + margin) / slots
-
-    def cost(self, price: Decimal) -> Decimal:
-        """Return what the segments cost at a price for each."""
-        return self.segments * price
-
-
-def make_plan(rows: Iterable[Row | BadRow]) -> Plan:
-    """Count rows, segments and encodings in one pass.
+    It stands beside the file and carries the account's label, `SMSID_ACCOUNT`, or else
+    the API's host, so that a rehearsal against a sandbox is not taken for the real run.
 
     Args:
-        rows: A `Source`, or any rows.
+        path: The file.
+        client: Tells the API's host.
     """
-    bad_rows = segments = longest = 0
-    encodings: Counter[str] = Counter()
-    for row in rows:
-        if isinstance(row, BadRow):
-            bad_rows += 1
-            continue
-        count = count_segments(row.message.text)
-        encodings[count.encoding] += 1
-        segments += count.segments
-        longest = max(longest, count.segments)
-    return Plan(encodings.total(), bad_rows, segments, longest, dict(encodings))
+    label = account_label()
+    name = label or urlsplit(client._base_url).netloc  # noqa: SLF001 - as for a job
+    safe = re.sub(r"[^A-Za-z0-9.-]+", "-", name)
+    return SQLiteJournal(f"{os.fspath(path)}.{safe}.journal", account=label or "default")
 
 
-# -- cells ---------------------------------------------------------------------
+def summarise(journal: str | os.PathLike[str], *, batch: int | None = None) -> JobSummary:
+    """Tell where a journal stands, even while another process works on it.
+
+    Args:
+        journal: The path of an `SQLiteJournal`.
+        batch: Of these rows only; None for every entry.
+
+    Raises:
+        ConfigurationError: It cannot be read, or is no journal.
+    """
+    with _reading(journal) as file:
+        found = _manifest.counts(file, batch)
+    states, deliveries = Counter(found.states), Counter(found.deliveries)
+    return JobSummary(
+        total=states.total(),
+        sent=states["sent"],
+        rejected=states["rejected"],
+        not_sent=states["not_sent"],
+        unknown=states["unknown"],
+        waiting=states["claimed"],
+        in_flight=states["intent"],
+        delivered=deliveries["delivered"],
+        failed=deliveries["failed"],
+        cost=sum((Decimal(cost) * times for cost, times in found.costs.items()), Decimal(0)),
+    )
 
 
-_JSON_KINDS = {bool: "true or false", dict: "an object", list: "a list"}
+def report(
+    journal: str | os.PathLike[str],
+    destination: str | os.PathLike[str] | TextIO,
+    *,
+    format: str = "csv",  # noqa: A002 - the word that everybody looks for
+    batch: int | None = None,
+) -> int:
+    """Write a line for each entry of a journal, with its phone number in full.
 
+    In CSV a cell that a spreadsheet would take for a formula, a phone number with its
+    `+` too, gets an apostrophe in front; so does one that begins with an apostrophe, so
+    that taking one away from each cell that has one gives back what was there.
 
-def _text(cells: _Cells, column: str) -> str:
-    value = cells.get(column)
-    if isinstance(value, str):
-        return value
-    if column not in cells:
-        raise ValidationError(f"it has no `{column}`")
-    kind = "null" if value is None else _JSON_KINDS.get(type(value), "a number")
-    raise ValidationError(f"its `{column}` is {kind}, not text; write it in quotes")
+    Args:
+        journal: The path of an `SQLiteJournal`.
+        destination: A path, or a text file; a CSV's is opened with `newline=""`.
+        format: `csv` or `jsonl`.
+        batch: Of these rows only; None for every entry.
 
+    Returns:
+        How many entries there are.
 
-def _optional(cells: _Cells, column: str) -> str | None:
-    return None if cells.get(column) is None else _text(cells, column) or None
-
-
-def _advice(found: Sequence[str]) -> str:
-    other = next((mark for mark in (";", "\t") if len(found) == 1 and mark in found[0]), None)
-    return "" if other is None else ". Save it with commas between the cells"
-
-
-# -- CSV -----------------------------------------------------------------------
-
-
-def _csv_records(lines: Iterator[str], check: _Check) -> Iterator[_Record]:
-    reader = csv.reader(lines, strict=True)
-    columns: list[str] | None = None
-    while True:
-        line = reader.line_num + 1
+    Raises:
+        ConfigurationError: The journal cannot be read, the file cannot be written, or
+            there is no such format.
+    """
+    with _reading(journal) as file:
+        if not isinstance(destination, str | os.PathLike):
+            return write_report(file, destination, form=format, batch=batch)
         try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as exc:
-            if columns is None:
-                raise ValidationError(f"the header on line {line} {_broken(exc)}") from exc
-            yield line, f"it {_broken(exc)}"
-            continue
-        if columns is None and cells:
-            columns = [cell.strip().removeprefix("\ufeff") for cell in cells]
-            check(columns)
-        elif columns is not None and cells:
-            yield line, _ragged(cells, columns) or dict(zip(columns, cells, strict=True))
-
-
-def _broken(exc: csv.Error) -> str:
-    return (
-        f"cannot be read as CSV ({exc}): a quote is not closed, or one inside a cell is not doubled"
-    )
-
-
-def _ragged(cells: list[str], columns: list[str]) -> str:
-    if len(cells) == len(columns):
-        return ""
-    return (
-        f"it has {len(cells)} cells and the header has {len(columns)}; put quotes around a cell "
-        "that has a comma in it"
-    )
-
-
-# -- JSONL ---------------------------------------------------------------------
-
-
-def _json_records(lines: Iterator[str], check: _Check) -> Iterator[_Record]:
-    checked = False
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        cells = _json_object(line)
-        if not checked and not isinstance(cells, str):
-            check(list(cells))
-            checked = True
-        yield number, cells
-
-
-def _json_object(line: str) -> _Cells | str:
-    """Return a line's object, or what is wrong with the line."""
-    try:
-        value = json.loads(line, object_pairs_hook=_without_doubles)
-    except ValidationError as exc:
-        return str(exc)
-    except json.JSONDecodeError as exc:
-        return f"it is not one JSON object on one line ({exc.msg}, column {exc.colno})"
-    except (ValueError, RecursionError) as exc:  # an endless number, or nested too deeply
-        return f"it is not JSON that can be read ({type(exc).__name__})"
-    if not isinstance(value, dict):
-        return "it is JSON, but not an object; write {...} with `to` and `message`"
-    return value
-
-
-def _without_doubles(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    cells = dict(pairs)
-    if len(cells) < len(pairs):
-        raise ValidationError("it has a name twice; keep one of them")
-    return cells
-
-
-# -- the file ------------------------------------------------------------------
+            with _private(Path(destination)) as out:
+                return write_report(file, out, form=format, batch=batch)
+        except OSError as exc:
+            raise ConfigurationError(
+                f"the report {destination} cannot be written ({exc.strerror})"
+            ) from exc
 
 
 @contextlib.contextmanager
-def _opened(path: Path, encoding: str) -> Iterator[Iterator[str]]:
-    """Open a file for reading, and turn all that goes wrong with it into our own errors."""
-    codec = _codec(encoding)
-    try:
-        mode = path.stat().st_mode  # first: opening a pipe would wait for its writer
-        if stat.S_ISDIR(mode):
-            raise ConfigurationError(f"{path} is a directory; name a file in it")
-        if not stat.S_ISREG(mode):
-            raise ConfigurationError(
-                f"{path} is not a regular file; it is read more than once, so save it to one"
-            )
-        with path.open(encoding=codec, newline="") as file:
-            yield _lines(file, path)
-    except UnicodeError as exc:  # it holds a piece of the file, so it is no cause
-        raise _wrong_encoding(path, codec, encoding, exc) from None
-    except FileNotFoundError as exc:
-        raise ConfigurationError(f"there is no file {path}; check the path") from exc
-    except PermissionError as exc:
-        raise ConfigurationError(f"{path} may not be read by you; check its permissions") from exc
-    except OSError as exc:
-        raise ConfigurationError(f"{path} cannot be read: {exc.strerror}") from exc
+def _reading(journal: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
+    path = Path(journal)
+    with contextlib.closing(read_only(path)) as file:
+        try:
+            _entries.check(file, path)
+            yield file
+        except sqlite3.Error as exc:
+            raise ConfigurationError(f"the journal {path} cannot be read ({exc})") from exc
 
 
-def _codec(encoding: str) -> str:
-    """Return the codec's name; UTF-8 may begin with a byte order mark."""
-    try:
-        name = codecs.lookup(encoding).name
-        io.TextIOWrapper(io.BytesIO(), name)  # refuses what is a codec, but not for text
-    except (LookupError, ValueError) as exc:
-        raise ConfigurationError(
-            f"there is no text encoding {encoding!r}; give one such as utf-8, utf-16 or cp1252"
-        ) from exc
-    return "utf-8-sig" if name == "utf-8" else name
+def _private(path: Path) -> TextIO:
+    """Open a file to be written, for its owner's eyes only if it is new."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags, 0o600)
+
+    return open(path, "w", encoding="utf-8", newline="", opener=opener)
 
 
-def _lines(file: io.TextIOBase, path: Path) -> Iterator[str]:
-    number = 0
-    while line := file.readline(_LONGEST_LINE):
-        number += 1
-        if len(line) == _LONGEST_LINE:
-            raise ValidationError(
-                f"line {number} of {path} has a million characters or more; "
-                "is this a list of messages?"
-            )
-        if "\0" in line:
-            raise ValidationError(
-                f"line {number} of {path} has a NUL byte; if the file is in UTF-16, "
-                "give utf-16 as its encoding, else it is damaged"
-            )
-        yield line
+def _as_source(
+    source: str | os.PathLike[str] | Source | Iterable[Message] | AsyncIterable[Message],
+    message: str | Template | None,
+    encoding: str,
+    region: str | None,
+) -> Source | Iterable[Message] | AsyncIterable[Message]:
+    if isinstance(source, str | os.PathLike):
+        return Source(Path(source), message, encoding, None if region is None else Region(region))
+    if message is not None or region is not None:
+        raise ConfigurationError("a template or a region is for the path of a file")
+    if isinstance(source, Source | AsyncIterable) or (
+        isinstance(source, Iterable) and not isinstance(source, str)
+    ):
+        return source
+    raise ConfigurationError(f"source is {type(source).__name__}, which has no messages")
 
 
-def _wrong_encoding(
-    path: Path, codec: str, encoding: str, error: UnicodeError
-) -> ConfigurationError:
-    try:
-        where = _first_bad_byte(path, codec)
-    except UnicodeError:  # no byte of it is bad: it lacks its byte order mark, for instance
-        where = str(error)
-    return ConfigurationError(
-        f"{path} is not in {encoding} ({where}); save it as UTF-8, or give the encoding "
-        "that it is in, such as cp1252 or utf-16"
+def _as_journal(journal: SQLiteJournal | str | os.PathLike[str]) -> SQLiteJournal:
+    if isinstance(journal, SQLiteJournal):
+        return journal
+    if isinstance(journal, str | os.PathLike):
+        return SQLiteJournal(journal)
+    raise ConfigurationError(
+        f"journal is {type(journal).__name__}; give a SQLiteJournal or the path of one"
     )
 
 
-def _first_bad_byte(path: Path, codec: str) -> str:
-    """Find where decoding fails: a text file tells it for its buffer only."""
-    decoder = io.IncrementalNewlineDecoder(
-        codecs.getincrementaldecoder(codec)("strict"), translate=True
-    )
-    position, line, size, chunk = 0, 1, _CHUNK, b"-"
-    with path.open("rb") as file:
-        while chunk:
-            before = decoder.getstate()
-            chunk = file.read(size)
-            try:
-                line += decoder.decode(chunk, final=not chunk).count("\n")
-            except UnicodeDecodeError as exc:
-                if len(chunk) <= 1:
-                    begin = position + len(chunk) - len(exc.object) + exc.start
-                    return f"byte {begin + 1}, on line {line}"
-                decoder.setstate(before)  # and again, byte by byte, to count the lines
-                file.seek(position)
-                size = 1
-            else:
-                position += len(chunk)
-    raise UnicodeError("the file has changed meanwhile")
+def _refuse(prepared: Preparation | None, *, allow_changed: bool) -> None:
+    """Raise if a file must not be sent."""
+    if prepared is None:
+        return
+    if prepared.bad_rows:
+        first = prepared.bad[0]
+        raise ValidationError(
+            f"{prepared.bad_rows:,} rows cannot be sent, so nothing was; the first is on line "
+            f"{first.line}: {first.reason}"
+        )
+    if prepared.changed_rows and not allow_changed:
+        raise ValidationError(
+            f"{prepared.changed_rows:,} recipients already got a different text in this journal, "
+            f"so nothing was sent; the first is on line {prepared.changed[0].line}. "
+            "allow_changed=True sends to them too"
+        )

@@ -38,6 +38,12 @@ ORDER = [
     "_fanout",
     "_resources",
     "_client",
+    "_regions",
+    "_sources",
+    "_manifest",
+    "_feeds",
+    "_report",
+    "_tracking",
     "bulk",
     "__init__",
     "cli",
@@ -45,6 +51,7 @@ ORDER = [
 ALONE = "sandbox"  # shares no code with the rest; only `cli` may start it
 FOREIGN_IN_CORE = {"httpx", "anyio", "attrs", "tenacity"}
 FOREIGN = {
+    "_regions": {"phonenumbers"} | FOREIGN_IN_CORE,
     "sandbox": {"starlette", "uvicorn", "attrs"},
     "cli": {"typer", "click", "rich"} | FOREIGN_IN_CORE,
 }

@@ -87,7 +87,7 @@ class BulkRun:
         self._source = source
         self._out = out
         self._leave = leave
-        self._rows = iter(source)
+        self._rows = source.rows()
         self._in_hand: dict[int, Row] = {}
         self._pulled = 0
         self._results = client.sms.send_many(self._messages())
