@@ -1,9 +1,16 @@
-"""The HTTP client that we own: made for one event loop, closed with it at the latest."""
+"""The HTTP clients that we own: made for one event loop, closed with it at the latest.
+
+One for each request in flight, with one connection. A pool of httpcore looks at all of
+its connections for every one of them with every request, which at fifty costs several
+times what the request does; and a connection lost by one exchange can stop no other.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
+from http.cookiejar import CookieJar
 from typing import TYPE_CHECKING
 
 import httpx
@@ -12,40 +19,63 @@ from smsid_async._envelope import MAX_BODY
 from smsid_async.errors import InvalidResponseError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    import ssl
+    from collections.abc import AsyncGenerator, AsyncIterator
 
 __all__ = ["Connections", "read_body"]
 
 _KEEPALIVE = 2.5  # seconds; common servers close idle connections after 5
 _TIME_FOR_A_REFUSAL = 1.0  # seconds
+_LIMITS = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=_KEEPALIVE)
+_PIECES = 100  # of a body, read before others have their turn
+
+
+class _NoCookies(CookieJar):
+    """Keeps no cookie: no request of ours sends one, and a server could set millions."""
+
+    def extract_cookies(self, response: object, request: object) -> None:
+        pass
 
 
 class Connections:
-    """An `httpx.AsyncClient` of ours, closed with its event loop at the latest.
+    """HTTP clients of one connection each, closed with their event loop at the latest.
 
     Args:
         loop: The running loop.
-        places: Connections at the most.
-        loopback: Whether the API is on this machine.
+        places: Requests that may be under way at once.
+        loopback: Whether the API is on this machine, so that no proxy is in between.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, places: int, loopback: bool) -> None:
         self.loop = loop
         self.over = False
-        self.client = httpx.AsyncClient(
-            trust_env=not loopback,  # no proxy stands between us and this machine
-            limits=httpx.Limits(
-                max_connections=places,
-                max_keepalive_connections=places,
-                keepalive_expiry=_KEEPALIVE,
-            ),
-        )
+        self._trust_env = not loopback
+        self._places = asyncio.Semaphore(places)
+        self._context: ssl.SSLContext | None = None
+        self._free: deque[tuple[httpx.AsyncClient, float]] = deque()  # the last used at the end
+        self._retiring: set[asyncio.Task[None]] = set()
         self._lifetime = self._live()
         self._closing: asyncio.Future[None] | None = None  # one for all who close it
 
     async def start(self) -> None:
         """Tie the connections to the running loop, which ends its generators on shutdown."""
         await anext(self._lifetime)
+
+    @contextlib.asynccontextmanager
+    async def client(self) -> AsyncIterator[httpx.AsyncClient]:
+        """Lend a client for one exchange; one whose exchange broke is not used again."""
+        async with self._places:
+            client = self._free.pop()[0] if self._free else self._new_client()
+            whole = False
+            try:
+                yield client
+                whole = True
+            finally:
+                if whole and not self.over:
+                    self._free.append((client, self.loop.time()))
+                else:
+                    self._retire(client)
+                self._retire_idle()
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -55,6 +85,26 @@ class Connections:
             self._closing = asyncio.ensure_future(self._close())
         await asyncio.shield(self._closing)
 
+    def _new_client(self) -> httpx.AsyncClient:
+        if self._context is None:
+            self._context = httpx.create_ssl_context(trust_env=self._trust_env)
+        return httpx.AsyncClient(
+            verify=self._context,
+            cookies=_NoCookies(),
+            trust_env=self._trust_env,
+            limits=_LIMITS,
+        )
+
+    def _retire_idle(self) -> None:
+        """Close connections that the server may soon close, so that none is left half open."""
+        while self._free and self._free[0][1] < self.loop.time() - _KEEPALIVE:
+            self._retire(self._free.popleft()[0])
+
+    def _retire(self, client: httpx.AsyncClient) -> None:
+        task = self.loop.create_task(client.aclose())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
     async def _close(self) -> None:
         await self._lifetime.aclose()
 
@@ -63,7 +113,10 @@ class Connections:
             yield
         finally:
             self.over = True
-            await self.client.aclose()
+            while self._free:
+                self._retire(self._free.popleft()[0])
+            while self._retiring:
+                await asyncio.wait(self._retiring)
 
 
 async def read_body(response: httpx.Response) -> bytes:
@@ -84,14 +137,33 @@ async def read_body(response: httpx.Response) -> bytes:
 
 
 async def _read_bounded(response: httpx.Response) -> bytes:
-    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    encoding = response.headers.get("Content-Encoding", "identity").strip(" \t").lower()
     if encoding not in ("", "identity"):
         raise InvalidResponseError("the answer is compressed, though we asked it not to be")
     if response.is_stream_consumed:  # read already, by an event hook of the caller's client
         return response.content
-    body = bytearray()
+    import anyio.lowlevel  # noqa: PLC0415 - loaded by httpx, with the request
+
+    body, pieces = bytearray(), 0
     async for chunk in response.aiter_raw():
         body += chunk
+        pieces += 1
+        if pieces % _PIECES == 0:  # one read can hold tiny ones by the thousand
+            await anyio.lowlevel.checkpoint()
         if len(body) > MAX_BODY:
             raise InvalidResponseError(f"the answer is larger than {MAX_BODY} bytes")
+    if _more_came(response):
+        await response.extensions["network_stream"].aclose()
     return bytes(body)
+
+
+def _more_came(response: httpx.Response) -> bool:
+    """Whether bytes came after the answer's end: httpcore would read them as the next answer.
+
+    There is no public way to ask; where the private one is gone, the answer is no.
+    """
+    place: object = response
+    for name in ("stream", "_stream", "_httpcore_stream", "_stream", "_connection", "_h11_state"):
+        place = getattr(place, name, None)
+    trailing = getattr(place, "trailing_data", None)
+    return bool(trailing and trailing[0])

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import anyio
+    import httpcore
 
     from smsid_async._registration import Registration
     from smsid_async._retry import RetryPolicy, Tally
@@ -109,6 +110,7 @@ class Exchange(Generic[_T]):
     handed_over: bool = False
     headers_started: bool = False
     traced: bool = False
+    stream: Any = None
     status_code: int | None = None
     task: asyncio.Task[None] | None = None
     ended: bool = False
@@ -118,7 +120,13 @@ class Exchange(Generic[_T]):
     async def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Listen to httpcore: the request leaves when its first header byte does."""
         self.traced = True
-        if event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
+        if event == "connection.connect_tcp.complete":
+            self.stream = info["return_value"]
+        elif event.endswith("start_tls.failed") and self.stream is not None:
+            await self.stream.aclose()  # httpcore forgets it, if it is cancelled here
+        elif (
+            event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT"
+        ):
             if self.scope.cancel_called:  # anyio delivers a cancellation one await later
                 raise NotSentError("the call was ended before its request left")
             if getattr(self.slot, "held", False):
@@ -135,3 +143,8 @@ class Exchange(Generic[_T]):
         if self.headers_started or self.status_code is not None:
             return True
         return self.handed_over and not self.transport_traces
+
+
+def _is_ours(request: httpcore.Request) -> bool:
+    """Whether it is the call's own request, and not a proxy's CONNECT before it."""
+    return request.method != b"CONNECT"

@@ -51,7 +51,7 @@ __all__ = ["Pipeline"]
 _T = TypeVar("_T")
 _logger = logging.getLogger("smsid_async")
 
-_PLACES_UNTOLD = 50  # connections for a budget that does not say how many it lets out
+_PLACES_UNTOLD = 50  # requests at once for a budget that does not say how many it lets out
 _MAY_COUNT_LATER = frozenset({502, 504})  # a gateway answered for a server that had not
 
 
@@ -303,18 +303,18 @@ class Pipeline:
                 await self._end_registered(exchange, exchange.call.registration)
 
     async def _send_and_read(self, exchange: Exchange[_T]) -> tuple[Answer, httpx.Headers]:
-        client = await self._client()
         call = exchange.call
         request = self._requests.make(call.method, call.path, call.body, trace=exchange.trace)
-        exchange.handed_over = True
-        response = await client.send(request, stream=True, auth=None, follow_redirects=False)
-        exchange.status_code = response.status_code
-        try:
-            answer = read_answer(response.status_code, await read_body(response))
-        except InvalidResponseError as fault:
-            answer = Answer(response.status_code, fault=str(fault))
-        finally:
-            await response.aclose()
+        async with await self._client() as client:
+            exchange.handed_over = True
+            response = await client.send(request, stream=True, auth=None, follow_redirects=False)
+            exchange.status_code = response.status_code
+            try:
+                answer = read_answer(response.status_code, await read_body(response))
+            except InvalidResponseError as fault:
+                answer = Answer(response.status_code, fault=str(fault))
+            finally:
+                await response.aclose()
         return answer, response.headers
 
     def _finished(self, exchange: Exchange[_T], task: asyncio.Task[None]) -> None:
@@ -419,9 +419,10 @@ class Pipeline:
 
     # -- the HTTP client -----------------------------------------------------
 
-    async def _client(self) -> httpx.AsyncClient:
+    async def _client(self) -> contextlib.AbstractAsyncContextManager[httpx.AsyncClient]:
+        """Return a client for one exchange: the caller's, or one of ours."""
         if self._given_client is not None:
-            return self._given_client
+            return contextlib.nullcontext(self._given_client)
         loop = asyncio.get_running_loop()
         connections = self._connections
         if connections is None or connections.over or connections.loop is not loop:
@@ -435,7 +436,7 @@ class Pipeline:
                 loop, places=places, loopback=self._settings.loopback
             )
             await connections.start()
-        return connections.client
+        return connections.client()
 
     def _check_open(self) -> None:
         given = self._given_client

@@ -6,6 +6,7 @@ success or a promise of refusal is in doubt, and says so.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["doubt", "error_of_broken", "outcome_of", "result_of_answer"]
 
 _T = TypeVar("_T")
+
+_QUOTED = re.compile(r"bytearray\(|\bb?['\"{]")  # where a protocol error begins to quote
 
 # Raised before a connection is in use, by transports that do not tell us more.
 _BEFORE_SENDING = (
@@ -90,8 +93,15 @@ def error_of_broken(exchange: Exchange[Any], exc: BaseException) -> SMSIDError:
         error = doubt(call, f"the exchange broke ({why}), but it")
     else:
         error = TransportError(f"the exchange broke: {why}. It was a read, so try again")
-    error.__cause__ = exc
+    error.__cause__ = _without_what_came(exc)
     return error
+
+
+def _without_what_came(exc: BaseException) -> BaseException:
+    """Drop the peer's bytes, which a protocol error quotes: they may repeat what we sent."""
+    if not isinstance(exc, httpx.ProtocolError):
+        return exc
+    return type(exc)(_QUOTED.split(str(exc), maxsplit=1)[0].rstrip(" :("))
 
 
 def doubt(call: Call[Any], what: str) -> OutcomeUnknownError:

@@ -29,6 +29,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 if TYPE_CHECKING:
     from smsid_async.models import JSONObject, MessageStatus
 
@@ -203,3 +205,9 @@ class DeliveryTimeoutError(SMSIDError, TimeoutError):
     def __init__(self, message: str = "", *, last: MessageStatus | None = None) -> None:
         super().__init__(message)
         self.last = last
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without the status's `raw`, which is an answer too."""
+        kind, args, state = super().__reduce__()
+        last = self.last and attrs.evolve(self.last, raw={})
+        return kind, args, {**state, "last": last}
