@@ -24,6 +24,7 @@ LATENCY = (0.0, 0.05)  # seconds that the server takes to answer
 EARLY = 0.15  # of the kills come before a message is sent
 STARTING = 0.8  # seconds
 LONGEST = 60.0  # seconds that one run may take
+INTENTS = "SELECT row FROM entries WHERE state = 'intent'"
 MAIN = "from smsid_async.cli import main; main()"
 
 
@@ -34,6 +35,7 @@ class Toll:
     messages: int
     kills: int = 0
     doubts: list[int] = attrs.Factory(list)  # intents that each kill left
+    in_doubt: set[int] = attrs.field(factory=set, repr=False)
     doubles: int = 0
     damaged: int = 0
     lost: int = 0  # told as sent, and not in the ledger
@@ -80,9 +82,9 @@ async def campaign(
         limit=None, latency=lambda: draw.uniform(*LATENCY), balance=10**6
     ) as sandbox:
         command = _command(file, journal, mutation)
-        step = max(1, messages // (kills + 1))
-        while toll.kills < kills and len(sandbox.messages) < messages:
-            target = len(sandbox.messages) + draw.randrange(2 * step)
+        while toll.kills < kills and (done := len(sandbox.messages)) < messages:
+            share = (messages - done) // (kills - toll.kills + 1)
+            target = done + draw.randrange(max(1, share - PLACES))  # the rest is in flight then
             if not await _run_until_killed(command, sandbox, target, draw):
                 break
             toll.kills += 1
@@ -139,10 +141,11 @@ def _look(journal: Path, toll: Toll) -> None:
     with closing(sqlite3.connect(journal)) as file:
         (verdict,) = file.execute("PRAGMA integrity_check").fetchone()
         toll.damaged += verdict != "ok"
-        tables = file.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        if tables != (0,):
-            sql = "SELECT count(*) FROM entries WHERE state = 'intent'"
-            toll.doubts.append(file.execute(sql).fetchone()[0])
+        (tables,) = file.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        if tables:
+            left = {row for (row,) in file.execute(INTENTS)}
+            toll.doubts.append(len(left - toll.in_doubt))
+            toll.in_doubt |= left
 
 
 def _count(journal: Path, sandbox: Sandbox, toll: Toll) -> None:

@@ -30,7 +30,7 @@ SQLiteJournal.intend = too_early
 
 
 @pytest.mark.parametrize(
-    ("kills", "messages"), [(20, 2_000), pytest.param(500, 50_000, marks=pytest.mark.long)]
+    ("kills", "messages"), [(20, 3_000), pytest.param(500, 70_000, marks=pytest.mark.long)]
 )
 async def test_a_campaign_survives_being_killed(kills: int, messages: int, tmp_path: Path) -> None:
     toll = await campaign(tmp_path, messages=messages, kills=kills, seed=kills)
