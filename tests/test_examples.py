@@ -37,7 +37,7 @@ def environment(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_example_is_tested() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
-    assert names == {"fastapi_service", "aiohttp_service", "bulk_script"}
+    assert names == {"fastapi_service", "aiohttp_service", "bulk_script", "task_queue"}
 
 
 @pytest.mark.usefixtures("environment")
@@ -79,8 +79,18 @@ async def test_aiohttp_service(sandbox: Sandbox) -> None:
 
 
 @pytest.mark.usefixtures("environment")
-async def test_bulk_script(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
-    outcomes = await load("bulk_script").main(5)
-    assert outcomes == {"sent": 5}
-    assert capsys.readouterr().out == "5 sent\n"
-    assert len({message.to for message in sandbox.messages}) == 5
+async def test_bulk_script(sandbox: Sandbox, tmp_path: Path) -> None:
+    example, journal = load("bulk_script"), tmp_path / "reminders.journal"
+    assert (await example.main(5, journal)).sent == 5
+    assert (await example.main(7, journal)).sent == 7
+    assert len({message.to for message in sandbox.messages}) == len(sandbox.messages) == 7
+
+
+@pytest.mark.usefixtures("environment")
+async def test_task_queue(sandbox: Sandbox, tmp_path: Path) -> None:
+    example = load("task_queue")
+    task = example.Task("order-17", NUMBER, "It has shipped")
+    receipts = await example.main([task, task], tmp_path / "sms.db")
+    receipts += await example.main([task], tmp_path / "sms.db")
+    assert receipts == [sandbox.messages[0].message_id] * 3
+    assert len(sandbox.messages) == 1

@@ -23,6 +23,8 @@ from smsid_async import (
     DuplicateReferenceError,
     InsufficientBalanceError,
     InvalidResponseError,
+    Journal,
+    JournalUnavailableError,
     JSONObject,
     JSONValue,
     Message,
@@ -48,12 +50,28 @@ from smsid_async import (
     Slot,
     SMSIDClient,
     SMSIDError,
+    SQLiteJournal,
     TransportError,
     ValidationError,
     __version__,
     count_segments,
 )
+from smsid_async.bulk import (
+    BadRow,
+    BulkJob,
+    BulkRun,
+    Delivery,
+    JobSummary,
+    Preparation,
+    Row,
+    RowResult,
+    Source,
+    report,
+    summarise,
+    track,
+)
 from smsid_async.hooks import AttemptFinished, Event, HoldStarted, Hook, SlotGranted
+from smsid_async.journal import Claim
 
 TO = "+447700900123"
 
@@ -146,6 +164,7 @@ async def budgets(own: Budget) -> RateBudget:
     budget = RateBudget(
         120, 60.0, burst=10, reserve=1, max_in_flight=50, margin=None, linger=None, clock=None
     )
+    budget.restore(answered=[1.0, 2.5], given_up=[0.5])
     same: Budget = budget
     same.hold(1.5)
     statistics = budget.statistics()
@@ -175,7 +194,7 @@ async def construct(http_client: httpx.AsyncClient) -> SMSIDClient:
         sender_id="SMSID",
         budget=await budgets(MyBudget()),
         retry=policies(),
-        journal=None,
+        journal=SQLiteJournal("sms.db", account="main", lease=600.0),
         timeout=60,
         attempt_timeout=10.0,
         max_wait=5.0,
@@ -276,6 +295,77 @@ async def fan_out(client: SMSIDClient) -> None:
     await client.sms.send_many([Message(TO, "Hello")]).aclose()
 
 
+class MyJournal:
+    """A journal of the program's own: it forgets everything."""
+
+    async def open(self, base_url: str) -> None:
+        assert_type(base_url, str)
+
+    async def claim(
+        self, reference: str, *, fingerprint: str, recipient: str, resend_unknown: bool = False
+    ) -> Claim | SendReceipt:
+        assert_type(resend_unknown, bool)
+        return Claim(reference, fingerprint, recipient, "token", doubtful=False)
+
+    async def intend(self, claim: Claim) -> None:
+        assert_type(claim.reference, str)
+        assert_type(claim.fingerprint, str)
+        assert_type(claim.recipient, str)
+        assert_type(claim.token, str)
+        assert_type(claim.doubtful, bool)
+
+    async def withdraw(self, claim: Claim) -> None:
+        return None
+
+    async def record(
+        self, claim: Claim, outcome: Outcome, *, receipt: SendReceipt | None = None, why: str = ""
+    ) -> None:
+        return None
+
+    async def release(self, claim: Claim, *, why: str = "") -> None:
+        return None
+
+    async def aclose(self) -> None:
+        return None
+
+
+async def journaled() -> SendReceipt:
+    journal: Journal = MyJournal()
+    async with SMSIDClient("key", journal=journal) as client:
+        return await client.sms.send(TO, "Hello", reference="order-17", resend_unknown=True)
+
+
+def look(row: Row | BadRow) -> None:
+    assert_type(row.line, int)
+
+
+async def campaign(client: SMSIDClient) -> JobSummary:
+    job = BulkJob("list.csv", "list.journal", message="Hi {name}", encoding="utf-8", region="GB")
+    prepared = await job.prepare(client, look=look)
+    assert_type(prepared, Preparation)
+    assert_type(prepared.to_send, int)
+    run = job.run(client)
+    assert_type(run, BulkRun)
+    async for result in run:
+        assert_type(result, RowResult)
+        assert_type(result.line, int | None)
+        assert_type(result.outcome, Outcome)
+    run.stop()
+    BulkJob(Source("list.csv"), SQLiteJournal("list.journal"), resend_unknown=True)
+    BulkJob(from_a_list(), concurrency=10, allow_changed=False)
+    BulkJob(from_a_stream(), priority=Priority.NORMAL)
+    async for delivery in track(client, "list.journal", timeout=60):
+        assert_type(delivery, Delivery)
+        assert_type(delivery.status, DeliveryStatus | None)
+    assert_type(report("list.journal", "report.csv", format="csv"), int)
+    assert_type(job.report("report.jsonl", format="jsonl"), int)
+    assert_type(summarise("list.journal"), JobSummary)
+    summary = job.summary()
+    assert_type(summary.sent, int)
+    assert_type(summary.cost, Decimal)
+    return summary
+
+
 async def one_time_codes(client: SMSIDClient) -> bool:
     receipt = await client.otp.send(TO, timeout=10.0)
     assert_type(receipt, OTPReceipt)
@@ -328,6 +418,9 @@ async def errors(client: SMSIDClient) -> str:
     except (AuthenticationError, OTPVerificationError, RateLimitError, ServerError) as error:
         about_an_api_error(error)
         return error.text
+    except JournalUnavailableError as error:
+        never_left: NotSentError = error
+        return str(never_left)
     except (NotSentError, OutcomeUnknownError) as error:
         broken: TransportError = error
         return str(broken.maybe_sent)
@@ -354,6 +447,8 @@ async def main() -> None:
         await send(with_options(client))
         await follow(client)
         await fan_out(client)
+        await campaign(client)
+        await journaled()
         await one_time_codes(client)
         await money(client)
         await errors(client)
