@@ -19,12 +19,14 @@ class Holder:
         fingerprint: Of its message.
         expires: When another may take the reference over, on the journal's clock.
         doubtful: Whether some request under it may have taken effect.
+        over: Whether it has ended or was taken over.
         waiting: Who wants it next.
     """
 
     fingerprint: str
     expires: float
     doubtful: bool = False
+    over: bool = attrs.field(default=False, init=False)
     waiting: list[asyncio.Future[None]] = attrs.field(factory=list, init=False)
 
 
@@ -61,6 +63,8 @@ class Claims:
         """Wait for the end of a claim, or of so many seconds."""
         future = asyncio.get_running_loop().create_future()
         with self._lock:
+            if holder.over:  # it ended in another thread since it was seen
+                return
             holder.waiting.append(future)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -68,6 +72,7 @@ class Claims:
 
 
 def _wake(holder: Holder) -> None:
+    holder.over = True
     waiting, holder.waiting = holder.waiting, []
     for future in waiting:
         with contextlib.suppress(RuntimeError):  # its loop was closed

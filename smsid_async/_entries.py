@@ -44,6 +44,7 @@ CREATE TABLE entries (
     balance TEXT,
     why TEXT,
     process TEXT,       -- that made the last request
+    token TEXT,         -- of the claim that it was made under
     intent_at REAL,     -- seconds since the epoch, like all times here
     ended_at REAL,
     delivery TEXT,
@@ -53,7 +54,8 @@ CREATE TABLE entries (
     line INTEGER
 );
 CREATE INDEX entries_by_row ON entries (batch, row);
-CREATE INDEX entries_by_recipient ON entries (recipient);
+CREATE INDEX entries_by_recipient ON entries (recipient, batch)
+    WHERE state IN ('sent', 'intent', 'unknown');
 CREATE INDEX entries_in_flight ON entries (state) WHERE state = 'intent';
 CREATE TABLE batches (
     id INTEGER PRIMARY KEY,
@@ -146,24 +148,29 @@ def intend(
     fingerprint: str,
     recipient: str,
     process: str,
+    token: str,
     now: float,
-) -> None:
-    """Write that the message may leave from now on."""
-    connection.execute(
-        "INSERT INTO entries (reference, fingerprint, recipient, state, process, intent_at) "
-        "VALUES (?, ?, ?, 'intent', ?, ?) ON CONFLICT (reference) DO UPDATE SET "
-        "state = 'intent', process = excluded.process, intent_at = excluded.intent_at, "
-        "why = NULL, ended_at = NULL",
-        (reference, fingerprint, recipient, process, now),
+) -> bool:
+    """Write that the message may leave from now on; False if it was sent meanwhile."""
+    written = connection.execute(
+        "INSERT INTO entries (reference, fingerprint, recipient, state, process, token, intent_at) "
+        "VALUES (?, ?, ?, 'intent', ?, ?, ?) ON CONFLICT (reference) DO UPDATE SET "
+        "state = 'intent', process = excluded.process, token = excluded.token, "
+        "intent_at = excluded.intent_at, why = NULL, ended_at = NULL WHERE state != 'sent'",
+        (reference, fingerprint, recipient, process, token, now),
     )
+    return written.rowcount > 0
 
 
-def withdraw(connection: sqlite3.Connection, reference: str, *, state: str, why: str = "") -> None:
-    """Take an intent or a claim back, to another state."""
+def withdraw(
+    connection: sqlite3.Connection, reference: str, *, token: str, state: str, why: str = ""
+) -> None:
+    """Take an intent or a claim back, to another state, unless another call's stands there."""
     connection.execute(
         "UPDATE entries SET state = ?, why = ? "
-        "WHERE reference = ? AND state IN ('intent', 'claimed', 'not_sent')",
-        (state, why or None, reference),
+        "WHERE reference = ? "
+        "AND (state IN ('claimed', 'not_sent') OR state = 'intent' AND token = ?)",
+        (state, why or None, reference, token),
     )
 
 
@@ -172,6 +179,7 @@ def record(
     reference: str,
     outcome: Outcome,
     *,
+    token: str,
     receipt: SendReceipt | None,
     why: str,
     now: float,
@@ -182,17 +190,19 @@ def record(
         told = (receipt.message_id, receipt.status, *map(_words, _amounts(receipt)))
     connection.execute(
         "UPDATE entries SET state = ?, message_id = ?, status = ?, cost = ?, balance = ?, "
-        "why = ?, ended_at = ? WHERE reference = ?",
-        (outcome.value, *told, why or None, now, reference),
+        "why = ?, ended_at = ? WHERE reference = ? "
+        "AND (? = 'sent' OR token = ? AND state != 'sent')",
+        (outcome.value, *told, why or None, now, reference, outcome.value, token),
     )
 
 
 def requests_since(
     connection: sqlite3.Connection, moment: float, *, process: str
-) -> list[tuple[float, float | None]]:
-    """Return when other processes' requests left and were answered, since then."""
+) -> list[tuple[float, int]]:
+    """Return when other processes' requests since then ended, and whether by an answer."""
     return connection.execute(
-        "SELECT intent_at, ended_at FROM entries WHERE intent_at >= ? AND process != ?",
+        "SELECT coalesce(ended_at, intent_at) AS last, state IN ('sent', 'rejected') "
+        "FROM entries WHERE last >= ? AND process != ?",
         (moment, process),
     ).fetchall()
 

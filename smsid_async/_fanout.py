@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from smsid_async._verdict import doubt, outcome_of
 from smsid_async.errors import (
+    APIError,
     AuthenticationError,
     BadRequestError,
     ConfigurationError,
     InsufficientBalanceError,
     JournalUnavailableError,
     NotSentError,
+    RateLimitError,
     SMSIDError,
 )
 from smsid_async.models import Message, Outcome, SendResult
@@ -250,8 +252,7 @@ class _FanOut:
         if self._puller is not None:
             self._puller.cancel()
         for task, call in self._in_hand.items():
-            over = call.exchange is not None and call.exchange.ended
-            if not (call.left or over):
+            if not (call.left or _is_over(call)):
                 task.cancel()
 
     def _reason_to_stop(self, result: SendResult) -> SMSIDError | None:
@@ -264,3 +265,14 @@ class _FanOut:
         text, times = self._refusal
         self._refusal = (error.text, times + 1 if error.text == text else 1)
         return error if self._refusal[1] >= _SAME_REFUSALS else None
+
+
+def _is_over(call: Call[SendReceipt]) -> bool:
+    """Whether its outcome is known, though its journal may still be writing it."""
+    exchange = call.exchange
+    if exchange is None:
+        return False
+    refused = isinstance(exchange.error, APIError) and not isinstance(
+        exchange.error, RateLimitError
+    )
+    return exchange.ended or refused

@@ -20,7 +20,7 @@ from smsid_async._manifest import Changed, Entering, Item
 from smsid_async._sources import BadRow, Row, Source
 from smsid_async.errors import ValidationError
 from smsid_async.journal import fingerprint_of
-from smsid_async.models import Message, check_number, check_text
+from smsid_async.models import Message, check_number, check_reference, check_sender, check_text
 
 if TYPE_CHECKING:
     import sqlite3
@@ -42,8 +42,10 @@ class Preparation:
     Attributes:
         rows: Good rows.
         to_send: Those that will be sent now.
+        new: Rows that this journal had not seen before.
         repeats: Good rows that say the same as an earlier one. They are sent as often as
             they stand there, unless they share a `reference`.
+        repeated: The lines of the first hundred of them, unless the file is known.
         bad_rows: Rows that cannot be sent; with one of them, nothing is.
         bad: The first hundred of them.
         changed_rows: Rows to be sent whose recipient already got a different text in
@@ -54,7 +56,9 @@ class Preparation:
 
     rows: int
     to_send: int
+    new: int
     repeats: int
+    repeated: tuple[int, ...] = ()
     bad_rows: int = 0
     bad: tuple[BadRow, ...] = ()
     changed_rows: int = 0
@@ -90,6 +94,7 @@ class FileFeed:
 
     def __init__(self, source: Source, journal: SQLiteJournal, sender_id: str | None) -> None:
         self.batch: int | None = None
+        self._rows = 0
         self._source = source
         self._journal = journal
         self._sender_id = sender_id
@@ -105,7 +110,8 @@ class FileFeed:
             found = await self._enter(digest, look)
         else:
             self.batch, rows, repeats = known
-            found = Preparation(rows, 0, repeats, known=True)
+            found = Preparation(rows, 0, 0, repeats, known=True)
+        self._rows = found.rows + found.bad_rows
         batch = self.batch
         assert batch is not None  # noqa: S101 - both ways set it
 
@@ -122,6 +128,7 @@ class FileFeed:
 
     async def _enter(self, digest: str, look: Callable[[Row | BadRow], None] | None) -> Preparation:
         name = str(self._source.path)
+        newest = await self._journal.run(_manifest.newest)
         batch = await self._journal.run(lambda file: _manifest.new_batch(file, name))
         entering, bad, bad_rows, good_rows = Entering(batch), list[BadRow](), 0, 0
         async for first, rows in _chunks(self._source.rows()):
@@ -140,7 +147,15 @@ class FileFeed:
                 file, batch, digest=whole, rows=good_rows, repeats=repeats
             )
         )
-        return Preparation(good_rows, 0, repeats, bad_rows, tuple(bad))
+        return Preparation(
+            rows=good_rows,
+            to_send=0,
+            new=await self._journal.run(_manifest.newest) - newest,
+            repeats=repeats,
+            repeated=tuple(entering.repeated),
+            bad_rows=bad_rows,
+            bad=tuple(bad),
+        )
 
     def _items(
         self, first: int, rows: Sequence[Row | BadRow], look: Callable[[Row | BadRow], None] | None
@@ -163,6 +178,7 @@ class FileFeed:
         )
         if first is None:
             return
+        end = first
         async for place, rows in _chunks(self._source.rows(skip=first), first):
             open_rows = await self._journal.run(
                 partial(
@@ -175,14 +191,17 @@ class FileFeed:
             )
             for number, row in enumerate(rows, place):
                 if isinstance(row, BadRow):
-                    raise self._changed_meanwhile(row.line)
+                    raise self._changed_meanwhile(f"line {row.line} shows")
                 if number in open_rows:
                     message = attrs.evolve(row.message, reference=open_rows[number])
                     yield Pending(number, row.line, message)
+            end = place + len(rows)
+        if end < self._rows:
+            raise self._changed_meanwhile()
 
-    def _changed_meanwhile(self, line: int) -> ValidationError:
+    def _changed_meanwhile(self, sign: str = "its missing rows show") -> ValidationError:
         return ValidationError(
-            f"{self._source.path} was changed after it was checked, as line {line} shows; "
+            f"{self._source.path} was changed after it was checked, as {sign}; "
             "nothing more was sent from it"
         )
 
@@ -267,6 +286,8 @@ def _is_sound(message: object) -> bool:
     try:
         check_number(message.to)
         check_text(message.text)
+        _ = message.sender_id is None or check_sender(message.sender_id)
+        _ = message.reference is None or check_reference(message.reference)
     except ValidationError:
         return False
     return True
@@ -311,6 +332,15 @@ async def _pulled(
         async for message in source:
             yield [message]
         return
-    messages = iter(source)
-    while chunk := list(itertools.islice(messages, _PULLED)):
+    messages, failure = iter(source), None
+    while failure is None:
+        chunk: list[Message] = []
+        try:
+            chunk.extend(itertools.islice(messages, _PULLED))
+        except Exception as exc:  # noqa: BLE001 - raised below, after what came before it
+            failure = exc
+        if not chunk:
+            break
         yield chunk
+    if failure is not None:
+        raise failure

@@ -32,21 +32,25 @@ __all__ = [
     "finish",
     "first_open",
     "new_batch",
+    "newest",
     "open_rows",
     "record_deliveries",
     "undelivered",
 ]
 
+_TOLD = 100  # repeated rows whose lines are kept
 _OPEN = "('claimed', 'not_sent', 'rejected')"
 _OPEN_OR_UNKNOWN = "('claimed', 'not_sent', 'rejected', 'intent', 'unknown')"
 _ON_ITS_WAY = (
     "state = 'sent' AND coalesce(delivery, '') NOT IN ('delivered', 'failed', 'untraceable')"
 )
+_GOT_ANOTHER = (  # its words are those of the index by recipient
+    "EXISTS (SELECT 1 FROM entries AS old WHERE old.recipient = new.recipient AND old.batch {} "
+    "AND old.fingerprint != new.fingerprint AND old.state IN ('sent', 'intent', 'unknown'))"
+)
 _CHANGED = (
     f"FROM entries AS new WHERE batch = ? AND row >= ? AND state IN {_OPEN} "
-    "AND EXISTS (SELECT 1 FROM entries AS old WHERE old.recipient = new.recipient "
-    "AND old.batch IS NOT new.batch AND old.fingerprint != new.fingerprint "
-    "AND old.state IN ('sent', 'intent', 'unknown'))"
+    f"AND ({_GOT_ANOTHER.format('< new.batch')} OR {_GOT_ANOTHER.format('IS NULL')})"
 )
 
 
@@ -130,10 +134,12 @@ class Entering:
 
     Attributes:
         repeats: Rows that say the same as an earlier row of the batch.
+        repeated: The lines of the first hundred of them.
     """
 
     def __init__(self, batch: int) -> None:
         self.repeats = 0
+        self.repeated: list[int] = []
         self._batch = batch
         self._times: dict[str, int] = {}  # how often a content came, if more than once
 
@@ -154,7 +160,7 @@ class Entering:
             elif self._put(file, item, item.reference):
                 references[item.row] = item.reference
             elif _fingerprint(file, item.reference) == item.fingerprint:
-                self.repeats += 1
+                self._note_repeat(item)
             else:
                 strangers.append(item)
         return references, strangers
@@ -166,9 +172,14 @@ class Entering:
         while not self._put(file, item, reference := f"row-{content}-{times}"):
             times += 1
         if times > 1:
-            self.repeats += 1
+            self._note_repeat(item)
             self._times[content] = times + 1
         return reference
+
+    def _note_repeat(self, item: Item) -> None:
+        self.repeats += 1
+        if item.line is not None and len(self.repeated) < _TOLD:
+            self.repeated.append(item.line)
 
     def _put(self, file: sqlite3.Connection, item: Item, reference: str) -> bool:
         """Make an entry, or take over that of an earlier batch; False if this one has it."""
@@ -202,6 +213,12 @@ def changed(file: sqlite3.Connection, batch: int, *, first: int = 0) -> Iterator
 def count_changed(file: sqlite3.Connection, batch: int) -> int:
     """Count what `changed` yields."""
     (number,) = file.execute(f"SELECT count(*) {_CHANGED}", (batch, 0)).fetchone()
+    return int(number)
+
+
+def newest(file: sqlite3.Connection) -> int:
+    """Return the last entry's number, 0 without any."""
+    (number,) = file.execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()
     return int(number)
 
 

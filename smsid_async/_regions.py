@@ -43,7 +43,12 @@ class Region:
             parsed = phonenumbers.parse(number, self.code)
         except phonenumbers.NumberParseException:
             parsed = None
-        if parsed is None or parsed.extension or not phonenumbers.is_possible_number(parsed):
+        possible = phonenumbers.ValidationResult.IS_POSSIBLE  # and not only within one town
+        if (
+            parsed is None
+            or parsed.extension
+            or phonenumbers.is_possible_number_with_reason(parsed) != possible
+        ):
             raise ValidationError(
                 f"{mask_number(number)} is not a phone number of {self.code}, nor one in E.164 form"
             ) from None

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from smsid_async.errors import (
+    APIError,
     BudgetTimeoutError,
     JournalUnavailableError,
-    NotSentError,
     RateLimitError,
     SMSIDError,
 )
@@ -62,7 +62,7 @@ class Registration:
         """
         try:
             with _told():
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(deadline) as limit:
                     await self.journal.open(base_url)
                     found = await self.journal.claim(
                         self.reference,
@@ -71,6 +71,8 @@ class Registration:
                         resend_unknown=self.resend_unknown,
                     )
         except TimeoutError as exc:
+            if not limit.expired():
+                raise _failed(exc) from exc
             raise BudgetTimeoutError(
                 f"another send of the reference {self.reference!r} did not end in time; "
                 "this one sent nothing"
@@ -88,9 +90,13 @@ class Registration:
     async def intend(self) -> None:
         """Write that the message may leave from now on."""
         assert self._claim is not None  # noqa: S101 - claimed before the call queued
-        self._intended = True
-        with _told():
-            await self.journal.intend(self._claim)
+        self._intended = True  # also if we are cancelled while it is being written
+        try:
+            with _told():
+                await self.journal.intend(self._claim)
+        except (SMSIDError, TimeoutError):
+            self._intended = False
+            raise
 
     async def note(self, error: SMSIDError | None, receipt: object, *, doubtful: bool) -> None:
         """Write how an exchange ended. A journal that fails then changes no outcome.
@@ -116,11 +122,11 @@ class Registration:
             await self.journal.record(claim, Outcome.SENT, receipt=receipt)
         elif error.maybe_sent:
             await self.journal.record(claim, Outcome.UNKNOWN, why=_words(error))
-        elif doubtful or isinstance(error, NotSentError | RateLimitError):
-            await self.journal.withdraw(claim)
-        else:
+        elif isinstance(error, APIError) and not (doubtful or isinstance(error, RateLimitError)):
             self.over = True
             await self.journal.record(claim, Outcome.REJECTED, why=_words(error))
+        else:
+            await self.journal.withdraw(claim)
 
     async def release(self, error: SMSIDError | None = None) -> None:
         """End the claim, if it has not ended yet."""
@@ -146,9 +152,13 @@ def _told() -> Iterator[None]:
     except (SMSIDError, TimeoutError):
         raise
     except Exception as exc:
-        raise JournalUnavailableError(
-            f"the journal raised {type(exc).__name__}, so nothing was sent; mend the journal"
-        ) from exc
+        raise _failed(exc) from exc
+
+
+def _failed(exc: Exception) -> JournalUnavailableError:
+    return JournalUnavailableError(
+        f"the journal raised {type(exc).__name__}, so nothing was sent; mend the journal"
+    )
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
 
-__all__ = ["COLUMNS", "neutral", "write_report"]
+__all__ = ["COLUMNS", "check_form", "neutral", "write_report"]
 
 COLUMNS = (
     "line",
@@ -48,12 +48,7 @@ def write_report(
 
     Returns:
         How many entries there were.
-
-    Raises:
-        ConfigurationError: There is no such form.
     """
-    if form not in ("csv", "jsonl"):
-        raise ConfigurationError(f"there is no report format {form!r}; give csv or jsonl")
     number = 0
     writer = csv.writer(out)
     if form == "csv":
@@ -66,6 +61,12 @@ def write_report(
             told = dict(zip(COLUMNS, values, strict=True))
             out.write(json.dumps(told, ensure_ascii=False) + "\n")
     return number
+
+
+def check_form(form: str) -> None:
+    """Refuse a form that there is not."""
+    if form not in ("csv", "jsonl"):
+        raise ConfigurationError(f"there is no report format {form!r}; give csv or jsonl")
 
 
 def neutral(cell: str) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 
 from smsid_async.errors import ConfigurationError, ValidationError
-from smsid_async.models import Message, check_number, check_sender, check_text
+from smsid_async.models import Message, check_number, check_reference, check_sender, check_text
 from smsid_async.segments import count_segments
 
 if TYPE_CHECKING:
@@ -202,6 +202,7 @@ class Source:
                 _optional(cells, "reference"),
             )
             _ = message.sender_id is None or check_sender(message.sender_id)
+            _ = message.reference is None or check_reference(message.reference)
         except ValidationError as exc:
             return BadRow(line, str(exc))
         return Row(line, message)

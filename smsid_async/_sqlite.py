@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import errno
 import os
 import queue
 import sqlite3
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
@@ -24,7 +26,6 @@ from smsid_async.errors import ConfigurationError, JournalUnavailableError, SMSI
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 __all__ = ["Store", "leave", "read_only", "store_at"]
 
@@ -36,7 +37,6 @@ _BUSY = 5.0  # seconds to wait for a reader of another process that is in the wa
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",  # a commit is on the disk, not only with the kernel
-    "PRAGMA foreign_keys = ON",
 )
 
 
@@ -62,14 +62,24 @@ class Store:
         path: The file; made if there is none, for its owner's eyes only.
         prepare: Is called with the connection when the file has been opened, in the
             store's thread; makes the tables.
+        after: The store that had the file before, and is being closed.
     """
 
-    def __init__(self, path: Path, prepare: Callable[[sqlite3.Connection], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        prepare: Callable[[sqlite3.Connection], None],
+        *,
+        after: Store | None = None,
+    ) -> None:
         self.path = path
+        self.closed = False
+        self._after = after
         self.claims = Claims()
         self.users = 0
         self.broken = False
         self._process = os.getpid()
+        self._inode = 0
         self._prepare = prepare
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._unwritten: list[Callable[[sqlite3.Connection], Any]] = []
@@ -100,10 +110,11 @@ class Store:
     @property
     def usable(self) -> bool:
         """Whether its thread works here: the file was opened, and not in a parent process."""
-        return not self.broken and self._process == os.getpid()
+        return not (self.broken or self.closed) and self._process == os.getpid()
 
     def close(self) -> None:
         """Let the thread finish what it has been given, close the file and end."""
+        self.closed = True
         self._jobs.put(None)
 
     def join(self) -> None:
@@ -113,10 +124,18 @@ class Store:
     # -- in the thread ---------------------------------------------------------
 
     def _live(self) -> None:
+        if self._after is not None and self._after.closed:
+            self._after.join()
+        self._after = None
+        self._serve()
+        _forget(self)
+
+    def _serve(self) -> None:
         with contextlib.ExitStack() as stack:
             try:
                 connection = self._open(stack)
             except SMSIDError as error:
+                stack.close()  # the next store may have better luck
                 self._refuse_all(error)
                 return
             while (batch := self._next_batch()) is not None:
@@ -132,9 +151,10 @@ class Store:
             connection = stack.enter_context(
                 contextlib.closing(sqlite3.connect(self.path, timeout=_BUSY, isolation_level=None))
             )
+            self._inode = self.path.stat().st_ino
+            self._prepare(connection)  # first, so that no other program's file is changed
             for pragma in _PRAGMAS:
                 connection.execute(pragma)
-            self._prepare(connection)
             return connection
 
     def _next_batch(self) -> list[_Job] | None:
@@ -156,26 +176,45 @@ class Store:
         unwritten, self._unwritten = self._unwritten, []
         try:
             with _told(self.path), _transaction(connection):
+                self._check_in_place()
                 for work in unwritten:
-                    work(connection)
-                results = [_outcome_of(job, connection) for job in batch]
+                    _outcome_of(work, connection)
+                results = [_outcome_of(job.work, connection) for job in batch]
         except SMSIDError as error:
             self._unwritten = [*unwritten, *(job.work for job in batch if job.again)]
-            results = [(None, copy.copy(error)) for _ in batch]
+            results = [(None, _again(error)) for _ in batch]
         _deliver(list(zip(batch, results, strict=True)))
+
+    def _check_in_place(self) -> None:
+        """Refuse to write into a file that has gone: nobody would find it again."""
+        if self.path.stat().st_ino != self._inode:
+            raise FileNotFoundError(errno.ENOENT, "another file has taken its place")
 
     def _refuse_all(self, error: SMSIDError) -> None:
         self.broken = True
         while (batch := self._next_batch()) is not None:
-            _deliver([(job, (None, copy.copy(error))) for job in batch])
+            _deliver([(job, (None, _again(error))) for job in batch])
 
 
-def _outcome_of(job: _Job, connection: sqlite3.Connection) -> tuple[Any, SMSIDError | None]:
-    """Do one job; an error of ours is its own result, any other ends the transaction."""
+def _outcome_of(
+    work: Callable[[sqlite3.Connection], Any], connection: sqlite3.Connection
+) -> tuple[Any, SMSIDError | None]:
+    """Do one job; only a fault of the file ends the transaction and with it the others."""
     try:
-        return job.work(connection), None
+        return work(connection), None
     except SMSIDError as error:
         return None, error
+    except (sqlite3.Error, OSError):
+        raise
+    except Exception as exc:  # noqa: BLE001 - a value that SQLite cannot hold, say
+        return None, JournalUnavailableError(f"the journal cannot hold this ({type(exc).__name__})")
+
+
+def _again(error: SMSIDError) -> SMSIDError:
+    """Return the same error anew, for each who is to raise it."""
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied
 
 
 def _deliver(results: list[tuple[_Job, tuple[Any, SMSIDError | None]]]) -> None:
@@ -231,16 +270,31 @@ def _reason(exc: Exception) -> str:
 # -- one process at a time -------------------------------------------------------
 
 
+_locks: set[int] = set()  # their open files
+
+
+def _leave_locks_to_parent() -> None:
+    """Close them in a forked child, which would else keep them when its parent has ended."""
+    while _locks:
+        os.close(_locks.pop())
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows has no forks
+    os.register_at_fork(after_in_child=_leave_locks_to_parent)
+
+
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """Keep other processes out for as long as this one lives, or until the end."""
     descriptor = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR, 0o600)
+    _locks.add(descriptor)
     try:
         _lock_file(descriptor, path)
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
         yield
     finally:
+        _locks.discard(descriptor)
         os.close(descriptor)
 
 
@@ -275,7 +329,7 @@ def store_at(path: Path, prepare: Callable[[sqlite3.Connection], None]) -> Store
     with _stores_lock:
         store = _stores.get(key)
         if store is None or not store.usable:
-            store = _stores[key] = Store(path, prepare)
+            store = _stores[key] = Store(path, prepare, after=store)
         store.users += 1
         return store
 
@@ -286,10 +340,14 @@ def leave(store: Store) -> bool:
         store.users -= 1
         if store.users:
             return False
-        for key in [key for key, value in _stores.items() if value is store]:
-            del _stores[key]
     store.close()
     return True
+
+
+def _forget(store: Store) -> None:
+    with _stores_lock:
+        for key in [key for key, value in _stores.items() if value is store]:
+            del _stores[key]
 
 
 def read_only(path: Path) -> sqlite3.Connection:
@@ -298,7 +356,10 @@ def read_only(path: Path) -> sqlite3.Connection:
     Raises:
         ConfigurationError: It is not there, or cannot be read.
     """
+    # Where nobody writes, reading must leave no files of its own behind.
+    at_rest = "" if Path(f"{path}-wal").exists() else "&immutable=1"
     try:
-        return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=_BUSY)
+        uri = f"{path.resolve().as_uri()}?mode=ro{at_rest}"
+        return sqlite3.connect(uri, uri=True, timeout=_BUSY)
     except sqlite3.Error as exc:
         raise ConfigurationError(f"the journal {path} cannot be read ({exc})") from exc

@@ -15,15 +15,18 @@ message twice and loses none unreported::
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -33,7 +36,7 @@ from smsid_async._fanout import SendMany, send_all
 from smsid_async._feeds import FileFeed, Preparation, StreamFeed
 from smsid_async._manifest import Changed
 from smsid_async._regions import Region
-from smsid_async._report import write_report
+from smsid_async._report import check_form, write_report
 from smsid_async._sources import BadRow, Plan, Row, Source, Template, make_plan
 from smsid_async._sqlite import read_only
 from smsid_async._tracking import Delivery, follow
@@ -72,6 +75,27 @@ __all__ = [
     "track",
 ]
 
+# When each budget was last told what a journal's earlier processes had sent.
+_told: WeakKeyDictionary[RateBudget, dict[str, float]] = WeakKeyDictionary()
+
+
+async def _restore(client: SMSIDClient, journal: SQLiteJournal) -> None:
+    """Tell the budget what earlier processes sent within its last period."""
+    budget = client.budget
+    if isinstance(budget, RateBudget):
+        since = min(budget.memory, _since_told(budget, journal.path))
+        past = await journal.requests_since(since)
+        budget.restore(
+            answered=[request.age for request in past if request.answered],
+            given_up=[request.age for request in past if not request.answered],
+        )
+
+
+def _since_told(budget: RateBudget, journal: Path) -> float:
+    told, path, now = _told.setdefault(budget, {}), os.path.realpath(journal), time.monotonic()
+    last, told[path] = told.get(path, -math.inf), now
+    return now - last
+
 
 @attrs.frozen
 class RowResult(SendResult):
@@ -99,6 +123,7 @@ class JobSummary:
         in_flight: Being sent at this moment.
         delivered: Sent, and known to have arrived.
         failed: Sent, and known not to have arrived.
+        untraceable: Sent, and the API refuses to tell where it is.
         cost: Of what was sent, as far as the API told.
     """
 
@@ -111,6 +136,7 @@ class JobSummary:
     in_flight: int
     delivered: int
     failed: int
+    untraceable: int
     cost: Decimal
 
 
@@ -236,7 +262,8 @@ class BulkJob:
             await self.prepare(client)
         _refuse(self._prepared, allow_changed=self.allow_changed)
         feed = await self._feed_for(client)
-        await self._restore(client)
+        if self._journal is not None:
+            await _restore(client, self._journal)
         if isinstance(feed, FileFeed):
             return feed.messages(resend_unknown=self.resend_unknown)
         return feed.messages(resend_unknown=self.resend_unknown, allow_changed=self.allow_changed)
@@ -253,16 +280,6 @@ class BulkJob:
     def forget(self) -> None:
         """Look at the file anew when it is run again."""
         self._prepared = None
-
-    async def _restore(self, client: SMSIDClient) -> None:
-        """Tell the budget what an earlier process sent within its last period."""
-        budget, journal = client.budget, self._journal
-        if isinstance(budget, RateBudget) and journal is not None:
-            past = await journal.requests_since(budget.memory)
-            budget.restore(
-                answered=[request.age for request in past if request.answered],
-                given_up=[request.age for request in past if not request.answered],
-            )
 
     async def _feed_for(self, client: SMSIDClient) -> FileFeed | StreamFeed:
         if self._journal is None:
@@ -295,27 +312,19 @@ class BulkRun(AsyncIterator[RowResult]):
     """The results of one run of a job, in order of completion. Iterate over it once."""
 
     def __init__(self, job: BulkJob, client: SMSIDClient) -> None:
-        self._job = job
-        self._client = client
-        self._in_hand: dict[int, Pending] = {}
-        self._refusals: dict[str | None, ValidationError] = {}
-        self._stopped = False
-        self._sending: SendMany | None = None
-        self._results = self._run()
+        self._run = _Run(job, client)
+        self._results = self._run.results()
 
     async def __anext__(self) -> RowResult:
         return await anext(self._results)
 
     def stop(self) -> None:
         """Send nothing that has not left; iterate on for what becomes of the rest in hand."""
-        self._stopped = True
-        if self._sending is not None:
-            self._sending.stop()
+        self._run.stop()
 
     async def aclose(self) -> None:
         """Stop silently: what has left finishes by itself, the rest is not sent."""
-        if self._sending is not None:
-            await self._sending.aclose()
+        await self._run.aclose()
         with contextlib.suppress(RuntimeError):  # a consumer waits in it, and was woken
             await self._results.aclose()
 
@@ -325,7 +334,32 @@ class BulkRun(AsyncIterator[RowResult]):
     async def __aexit__(self, *exc: object) -> None:
         await self.aclose()
 
-    async def _run(self) -> AsyncGenerator[RowResult, None]:
+
+class _Run:
+    """What a `BulkRun` does. It knows neither that nor its iterator, so that `break` ends both."""
+
+    def __init__(self, job: BulkJob, client: SMSIDClient) -> None:
+        self._job = job
+        self._client = client
+        self._in_hand: dict[int, Pending] = {}
+        self._refusals: dict[str | None, ValidationError] = {}
+        self._stopped = False
+        self._sending: SendMany | None = None
+
+    def stop(self) -> None:
+        """Stop, now or as soon as the file has been checked."""
+        self._stopped = True
+        if self._sending is not None:
+            self._sending.stop()
+
+    async def aclose(self) -> None:
+        """Stop silently."""
+        self._stopped = True
+        if self._sending is not None:
+            await self._sending.aclose()
+
+    async def results(self) -> AsyncGenerator[RowResult, None]:
+        """Check, send and tell."""
         job = self._job
         try:
             pending = await job.pending(self._client)
@@ -403,6 +437,7 @@ async def track(
     own = _as_journal(journal)
     try:
         await own.open(client._base_url)  # noqa: SLF001 - as for a job
+        await _restore(client, own)
         async with contextlib.aclosing(follow(client, own, timeout=timeout)) as found:
             async for delivery in found:
                 yield delivery
@@ -450,6 +485,7 @@ def summarise(journal: str | os.PathLike[str], *, batch: int | None = None) -> J
         in_flight=states["intent"],
         delivered=deliveries["delivered"],
         failed=deliveries["failed"],
+        untraceable=deliveries["untraceable"],
         cost=sum((Decimal(cost) * times for cost, times in found.costs.items()), Decimal(0)),
     )
 
@@ -480,6 +516,7 @@ def report(
         ConfigurationError: The journal cannot be read, the file cannot be written, or
             there is no such format.
     """
+    check_form(format)
     with _reading(journal) as file:
         if not isinstance(destination, str | os.PathLike):
             return write_report(file, destination, form=format, batch=batch)

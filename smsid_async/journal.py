@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import secrets
+import threading
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +26,7 @@ import attrs
 
 from smsid_async import _entries
 from smsid_async._claims import Holder
+from smsid_async._config import check_seconds
 from smsid_async._sqlite import leave, store_at
 from smsid_async.errors import (
     ConfigurationError,
@@ -85,7 +87,7 @@ class PastRequest:
     """One request of an earlier process.
 
     Attributes:
-        age: Seconds since its answer, or since it left where none is known.
+        age: Seconds since its answer; else since it was given up, or left.
         answered: Whether its answer is known.
     """
 
@@ -219,15 +221,18 @@ class SQLiteJournal:
     ) -> None:
         self.path = _checked_path(path)
         self.account = _checked_label(account)
-        self._lease = lease
+        self._lease = _checked_lease(lease)
         self._wall_clock = wall_clock
         self._clock = clock
         self._store: Store | None = None
+        self._opening = threading.Lock()  # loops of several threads may share us
         self._holders: dict[str, Holder] = {}  # by token
         self._bound_to = ""
+        self._closing = False  # the last claim to end closes the file
 
     async def open(self, base_url: str) -> None:
         """Make ready for sends to this API; see `Journal.open`."""
+        self._closing = False
         if self._bound_to != base_url:
             await self.run(
                 lambda file: _entries.bind(file, self.path, base_url=base_url, account=self.account)
@@ -270,16 +275,16 @@ class SQLiteJournal:
         now = self._wall_clock()
 
         def work(file: sqlite3.Connection) -> None:
-            if not claims.has(claim.reference, holder):
-                raise _lost(claim)
-            _entries.intend(
+            if not claims.has(claim.reference, holder) or not _entries.intend(
                 file,
                 claim.reference,
                 fingerprint=claim.fingerprint,
                 recipient=claim.recipient,
                 process=_this_process(),
+                token=claim.token,
                 now=now,
-            )
+            ):
+                raise _lost(claim)
 
         await self.run(work)
 
@@ -287,7 +292,8 @@ class SQLiteJournal:
         """Turn an intent back into a claim; see `Journal.withdraw`."""
         state = State.UNKNOWN if self._holder(claim).doubtful else State.CLAIMED
         await self.run(
-            lambda file: _entries.withdraw(file, claim.reference, state=state), again=True
+            lambda file: _entries.withdraw(file, claim.reference, token=claim.token, state=state),
+            again=True,
         )
 
     async def record(
@@ -296,27 +302,33 @@ class SQLiteJournal:
         """Write what became of the message; see `Journal.record`."""
         now = self._wall_clock()
         self._holder(claim).doubtful |= outcome is Outcome.UNKNOWN
-        try:
-            await self.run(
-                lambda file: _entries.record(
-                    file, claim.reference, outcome, receipt=receipt, why=why, now=now
-                ),
-                again=True,
-            )
-        finally:
-            if outcome is not Outcome.UNKNOWN:
-                self._drop(claim)
+        written = self._opened().submit(
+            lambda file: _entries.record(
+                file,
+                claim.reference,
+                outcome,
+                token=claim.token,
+                receipt=receipt,
+                why=why,
+                now=now,
+            ),
+            again=True,
+        )
+        if outcome is not Outcome.UNKNOWN:
+            self._drop(claim)  # whoever claims it next reads the file after this was written
+        await written
 
     async def release(self, claim: Claim, *, why: str = "") -> None:
         """End a claim; see `Journal.release`."""
         state = State.UNKNOWN if self._holder(claim).doubtful else State.NOT_SENT
-        try:
-            await self.run(
-                lambda file: _entries.withdraw(file, claim.reference, state=state, why=why),
-                again=True,
-            )
-        finally:
-            self._drop(claim)
+        written = self._opened().submit(
+            lambda file: _entries.withdraw(
+                file, claim.reference, token=claim.token, state=state, why=why
+            ),
+            again=True,
+        )
+        self._drop(claim)  # at once, since a loop that is being shut down waits for no disk
+        await written
 
     async def requests_since(self, seconds: float) -> list[PastRequest]:
         """Return what earlier processes sent under a reference in the last `seconds`."""
@@ -324,10 +336,7 @@ class SQLiteJournal:
         found = await self.run(
             lambda file: _entries.requests_since(file, now - seconds, process=_this_process())
         )
-        return [
-            PastRequest(max(0.0, now - (left if ended is None else ended)), ended is not None)
-            for left, ended in found
-        ]
+        return [PastRequest(max(0.0, now - last), bool(answered)) for last, answered in found]
 
     async def run(self, work: Callable[[sqlite3.Connection], _T], *, again: bool = False) -> _T:
         """Do some work on the file, in its thread and within a transaction.
@@ -343,23 +352,28 @@ class SQLiteJournal:
         return await self._opened().submit(work, again=again)
 
     async def aclose(self) -> None:
-        """Finish what is being written and close the file; the next use opens it again."""
-        store, self._store = self._store, None
+        """Finish what is being written and close the file; the next use opens it again.
+
+        Where a call still has a claim, what has left say, it is closed with the last.
+        """
         self._bound_to = ""
-        if store is not None and leave(store):
+        self._closing = True
+        store = self._leave_if_idle()
+        if store is not None:
             await asyncio.to_thread(store.join)
 
     def __repr__(self) -> str:
         return f"SQLiteJournal({str(self.path)!r}, account={self.account!r})"
 
     def _opened(self) -> Store:
-        store = self._store
-        if store is None or not store.usable:
-            if store is not None:
-                leave(store)
-            path = self.path
-            store = self._store = store_at(path, lambda file: _entries.prepare(file, path))
-        return store
+        with self._opening:
+            store = self._store
+            if store is None or not store.usable:
+                if store is not None:
+                    leave(store)
+                path = self.path
+                store = self._store = store_at(path, lambda file: _entries.prepare(file, path))
+            return store
 
     def _holder(self, claim: Claim) -> Holder:
         try:
@@ -371,6 +385,16 @@ class SQLiteJournal:
         holder = self._holders.pop(claim.token, None)
         if holder is not None and self._store is not None:
             self._store.claims.drop(claim.reference, holder)
+        self._leave_if_idle()
+
+    def _leave_if_idle(self) -> Store | None:
+        """Let go of the file if that was asked for and no call needs it; return what closes."""
+        with self._opening:
+            needed = any(not holder.over for holder in self._holders.values())
+            if not self._closing or needed or self._store is None:
+                return None
+            store, self._store, self._closing = self._store, None, False
+            return store if leave(store) else None
 
 
 def _judge(
@@ -416,6 +440,12 @@ def _checked_path(path: str | os.PathLike[str]) -> Path:
     if not isinstance(path, str | os.PathLike) or str(path) in ("", ":memory:"):
         raise ConfigurationError("a journal needs the path of a file, so that it outlives us")
     return Path(path)
+
+
+def _checked_lease(lease: float) -> float:
+    if check_seconds("lease", lease) is None:
+        raise ConfigurationError("lease is None; a claim needs an end")
+    return lease
 
 
 def _checked_label(label: str) -> str:

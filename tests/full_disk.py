@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,14 @@ class FakeDisk:
 
     Attributes:
         commits: How many went well.
+        slowness: Seconds that each takes, beside what it takes anyway.
         fault: What a statement of `fails_on` raises, None while all is well.
         fails_on: How the statements begin that fail.
     """
 
     def __init__(self) -> None:
         self.commits = 0
+        self.slowness = 0.0
         self.fault: str | None = None
         self.fails_on: tuple[str, ...] = ("COMMIT",)
         self._before = threading.Event()
@@ -77,6 +80,7 @@ class FakeDisk:
         if sql != "COMMIT":
             return connection.run(sql, values)
         self._wait_at(self._before)
+        time.sleep(self.slowness)
         cursor = connection.run(sql, values)
         self.commits += 1
         self._wait_at(self._after)

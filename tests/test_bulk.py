@@ -332,6 +332,24 @@ def test_the_first_object_tells_the_columns(jsonl_file):
     assert refusal(Source(path)) == f"{path} has no column to; found: number, message"
 
 
+def test_rows_at_the_beginning_can_be_passed_over(csv_file, jsonl_file):
+    paths = [
+        csv_file(HEADER + GOOD + f'{NUMBER},"Hello" you\n\n0,Hello\n{NUMBER}\n' + GOOD),
+        jsonl_file({"to": NUMBER, "message": "Hello"}, "", "{", {"to": NUMBER, "message": "you"}),
+    ]
+    for path in paths:
+        every = list(Source(path))
+        for skip in range(1, len(every) + 2):
+            assert list(Source(path).rows(skip=skip)) == every[skip:]
+
+
+@pytest.mark.parametrize("reference", ["x" * 201, "a\nb", "\ud800", 5])
+def test_a_reference_that_cannot_be_one_makes_its_row_bad(jsonl_file, reference):
+    (row,) = Source(jsonl_file({"to": NUMBER, "message": "x", "reference": reference}))
+    assert isinstance(row, BadRow)
+    assert "reference" in row.reason
+
+
 # -- templates -----------------------------------------------------------------
 
 

@@ -1,20 +1,29 @@
 """The commands in this process, against a sandbox in a thread."""
 
 import asyncio
-import contextlib
 import errno
 import importlib.metadata
-import json
+import io
 import os
 import runpy
 import signal
 import socket
 import sys
-import threading
-import time
+from functools import partial
+from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from command import (
+    FAILING,
+    TO,
+    Latency,
+    answering,
+    interrupt_when,
+    invoke,
+    records,
+    serving,
+    write_list,
+)
 
 import smsid_async.cli
 from smsid_async import (
@@ -22,48 +31,17 @@ from smsid_async import (
     ConfigurationError,
     DeliveryTimeoutError,
     RateBudget,
-    SMSIDClient,
     __version__,
 )
-from smsid_async.bulk import Source, make_plan
 from smsid_async.cli import _app, _bulk, _calls, _demo, _output, _signals
-from smsid_async.cli._report import lines_text
+from smsid_async.cli._prepare import Order
 from smsid_async.cli._session import Session, new_budget
 from smsid_async.sandbox import Sandbox
 
-# Else looptime makes an event loop for each of these tests, and nobody closes it.
-asyncio.set_event_loop(None)
-
-TO = "+447700900456"
-FAILING = "+447700900999"
 NOT_A_NUMBER = (
     "the number *** is not in E.164 form: write + and the country code, then digits only, "
     "such as +447700900123"
 )
-FAST = ("--budget", "1000/1")
-
-
-@contextlib.contextmanager
-def serving(**options):
-    """Run a sandbox in a thread of its own, for commands that have their own event loop."""
-    ready, sandbox = threading.Event(), Sandbox(**{"limit": None, **options})
-    ending = {}
-
-    async def serve():
-        ending["loop"], ending["event"] = asyncio.get_running_loop(), asyncio.Event()
-        async with sandbox:
-            ending["url"] = sandbox.url
-            ready.set()
-            await ending["event"].wait()
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    assert ready.wait(10)
-    try:
-        yield sandbox
-    finally:
-        ending["loop"].call_soon_threadsafe(ending["event"].set)
-        thread.join()
 
 
 @pytest.fixture
@@ -72,81 +50,10 @@ def sandbox():
         yield running
 
 
-def invoke(sandbox, *arguments, key="test"):
-    environment = {"SMSID_BASE_URL": sandbox.url if sandbox else None, "SMSID_API_KEY": key}
-    result = CliRunner(env=environment).invoke(_app.app, arguments, catch_exceptions=False)
-    assert "Traceback" not in result.output
-    assert TO not in result.output
-    return result
-
-
-def records(result):
-    return [json.loads(line) for line in result.stdout.splitlines()]
-
-
 @pytest.fixture
 def listed(tmp_path):
-    """Write a CSV file of so many rows, or of these rows."""
-
-    def make(rows, header="to,message", name="list.csv"):
-        if isinstance(rows, int):
-            rows = [f"{TO},Message {number}" for number in range(rows)]
-        path = tmp_path / name
-        path.write_text("\n".join([header, *rows]) + "\n")
-        return str(path)
-
-    return make
-
-
-@contextlib.contextmanager
-def answering(answer):
-    """Serve one raw answer to each request, then close the connection."""
-
-    def serve():
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = listening.accept()
-                with connection:
-                    connection.recv(65536)
-                    connection.sendall(answer)
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=serve)
-        thread.start()
-
-        class Server:
-            url = f"http://127.0.0.1:{listening.getsockname()[1]}/api/v1"
-
-        try:
-            yield Server
-        finally:
-            listening.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
-def interrupt_when(condition):
-    """Press Ctrl-C as soon as something is so."""
-
-    def wait():
-        deadline = time.monotonic() + 10
-        while not condition() and time.monotonic() < deadline:
-            time.sleep(0.005)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    return thread
-
-
-class Latency:
-    """So many seconds for each request, and how many have arrived."""
-
-    def __init__(self, seconds):
-        self.seconds, self.arrived = seconds, 0
-
-    def __call__(self):
-        self.arrived += 1
-        return self.seconds
+    """Write a CSV file."""
+    return partial(write_list, tmp_path)
 
 
 @pytest.fixture
@@ -175,7 +82,10 @@ def commands(app, *path):
 def test_the_commands_are_those_that_we_promise():
     assert sorted(" ".join(path) for path in commands(_app.app)) == [
         "balance",
+        "bulk report",
         "bulk run",
+        "bulk status",
+        "bulk track",
         "demo",
         "otp send",
         "otp verify",
@@ -462,6 +372,12 @@ def test_a_plan_of_bad_rows_tells_them_all(listed):
     assert "bad rows:  2" in result.stdout
 
 
+def test_a_plan_of_national_numbers(listed):
+    path = listed(["07700 900456,Hello"])
+    assert "bad rows:  1" in invoke(None, "plan", path).stdout
+    assert "messages:  1" in invoke(None, "plan", path, "--region", "GB").stdout
+
+
 @pytest.mark.parametrize("price", ["x", "-1", "nan", "inf", "1e9", ""])
 def test_a_price_that_is_none_is_told(listed, price):
     result = invoke(None, "plan", listed(1), f"--price={price}")
@@ -480,8 +396,11 @@ def test_a_file_that_cannot_be_used_exits_with_2(tmp_path, listed, command):
         ((listed(1), "--encoding", "utf-9"), "there is no text encoding 'utf-9'"),
         ((listed(1), "--encoding", "utf-16"), "is not in utf-16"),
         ((listed([], name="empty.csv"),), "has no rows"),
+        ((listed(1), "--region", "XX"), "there is no region 'XX'"),
     ):
+        before = set(tmp_path.iterdir())
         result = invoke(None, *command, *arguments)
+        assert set(tmp_path.iterdir()) == before  # no journal either
         assert result.exit_code == 2
         assert result.stderr.startswith("smsid: ")
         assert said in result.stderr
@@ -493,256 +412,6 @@ def test_a_cell_cannot_command_the_terminal(listed):
     result = invoke(None, "plan", listed(1, "a\x1b[31m,b\x9b"))
     assert result.exit_code == 2
     assert "found: a\\x1b[31m, b\\x9b" in result.stderr
-
-
-# -- bulk run ------------------------------------------------------------------
-
-
-def test_bulk_run(sandbox, listed):
-    result = invoke(sandbox, *FAST, "bulk", "run", listed(3))
-    assert result.exit_code == 0
-    assert sorted(each.text for each in sandbox.messages) == [f"Message {n}" for n in range(3)]
-    first, *rest = result.stdout.splitlines()
-    assert first == "list.csv: 3 messages, 3 segments, about 0.0 s"
-    assert rest[:4] == [
-        "sent:           3 of 3",
-        "rejected:       0",
-        "not sent:       0",
-        "unknown:        0",
-    ]
-    assert rest[5] == "cost:           0.1200"
-    assert rest[6] in {f"balance:        99.{left}" for left in ("8800", "9200", "9600")}
-    assert rest[7:] == ["429s seen:      0"]
-    assert result.stderr == ""
-
-
-def test_bulk_run_as_json(sandbox, listed):
-    rows = [f'{TO},"Hello\n1",a', f"{TO},Hello 2,", f"{FAILING},Hello 3,b"]
-    path = listed(rows, "to,message,reference")
-    result = invoke(sandbox, "--json", *FAST, "bulk", "run", path)
-    *told, last = records(result)
-    told.sort(key=lambda record: record["index"])
-    assert [(each["line"], each["index"], each["to"], each["reference"]) for each in told] == [
-        (2, 0, "***456", "a"),
-        (4, 1, "***456", None),
-        (5, 2, "***999", "b"),
-    ]
-    assert {each["message_id"] for each in told} == {m.message_id for m in sandbox.messages}
-    assert all(each["outcome"] == "sent" and each["cost"] == "0.0400" for each in told)
-    assert all(each["error"] is each["error_text"] is None for each in told)
-    summary = last["summary"]
-    assert summary.pop("seconds") >= 0
-    assert summary == {
-        "rows": 3,
-        "bad_rows": 0,
-        "sent": 3,
-        "rejected": 0,
-        "not_sent": 0,
-        "unknown": 0,
-        "not_started": 0,
-        "not_sent_from_line": None,
-        "cost": "0.1200",
-        "remaining_balance": "99.8800",
-        "rate_limited": 0,
-        "interrupted": False,
-        "error": None,
-        "error_text": None,
-    }
-
-
-def test_bulk_run_of_json_lines_with_a_template(sandbox, tmp_path):
-    path = tmp_path / "list.jsonl"
-    path.write_text(f'{{"to": "{TO}", "name": "Zoë"}}\n', encoding="latin-1")
-    options = ("--message", "Hi {name}", "--encoding", "latin-1")
-    result = invoke(sandbox, *FAST, "bulk", "run", str(path), *options)
-    assert result.exit_code == 0
-    assert sandbox.messages[0].text == "Hi Zoë"
-
-
-def test_bulk_run_sends_nothing_if_any_row_is_bad(sandbox, listed):
-    path = listed([f"{TO},Hello", "456,Hello", f"{TO},"])
-    result = invoke(sandbox, "bulk", "run", path)
-    assert result.exit_code == 2
-    told = result.stderr.splitlines()
-    assert [line.split(": ")[1].rpartition(" ")[2] for line in told[:2]] == ["3", "4"]
-    assert told[2] == (
-        "smsid: 2 of 3 rows cannot be sent, so nothing was sent; correct them, then run this again"
-    )
-    *bad, last = records(invoke(sandbox, "--json", "bulk", "run", path))
-    assert [record["line"] for record in bad] == [3, 4]
-    assert last == {"summary": {"rows": 3, "bad_rows": 2, "sent": 0}}
-    assert sandbox.requests == []
-
-
-def test_bulk_run_without_a_key_says_so_before_it_checks(listed):
-    result = invoke(None, "bulk", "run", listed(["456,Hello"]), key=None)
-    assert result.exit_code == 2
-    assert result.stderr.startswith("smsid: no API key")
-
-
-def test_refused_rows_are_listed_and_exit_with_1(sandbox, listed):
-    path = listed([f"{TO},Hello,SMSID", f"{TO},Hello,Nobody"], "to,message,sender_id")
-    result = invoke(sandbox, *FAST, "bulk", "run", path)
-    assert result.exit_code == 1
-    assert (
-        "line 3: ***456 rejected: HTTP 400, the API said: Sender ID not approved" in result.stdout
-    )
-    assert "sent:           1 of 2" in result.stdout
-    assert "rejected:       1" in result.stdout
-
-
-def test_unknown_outcomes_exit_with_3(listed):
-    with answering(b"HTTP/1.1 200 OK\r\n\r\noops") as server:
-        result = invoke(server, *FAST, "bulk", "run", listed(2))
-    assert result.exit_code == 3
-    assert "line 2: ***456 unknown: " in result.stdout
-    assert "unknown:        2" in result.stdout
-    assert result.stderr == (
-        "smsid: rows with an unknown outcome may have been sent; find out first\n"
-    )
-
-
-def test_a_wrong_key_stops_a_bulk_run(sandbox, listed):
-    result = invoke(sandbox, "--json", *FAST, "bulk", "run", listed(300), key="wrong")
-    assert result.exit_code == 1
-    summary = records(result)[-1]["summary"]
-    assert summary["rejected"] + summary["not_sent"] == 300
-    assert summary["not_started"] >= 100
-    assert summary["error"] == "AuthenticationError"
-    stopped, left = result.stderr.splitlines()
-    assert stopped.startswith("smsid: stopped early: HTTP 401")
-    unsent = 300 - summary["rejected"]
-    assert left.startswith(f"smsid: {unsent} of 300 rows were left unsent: ")
-    assert left.endswith(" on")
-    assert sandbox.messages == []
-
-
-def test_an_exhausted_balance_tells_where_to_go_on(listed):
-    with serving(balance="0.40") as sandbox:
-        result = invoke(sandbox, "--budget", "100/1", "bulk", "run", listed(200))
-    assert result.exit_code == 1
-    assert len(sandbox.messages) == 10
-    assert "sent:           10 of 200" in result.stdout
-    assert "top up the account" in result.stderr
-    assert "rows were left unsent: " in result.stderr
-    assert result.stderr.endswith(" on\n")
-    assert "stopped before this message left" not in result.output
-
-
-@pytest.mark.parametrize(
-    ("change", "where"),
-    [
-        (lambda rows: rows[:1], "its end"),
-        (lambda rows: [*rows, rows[0]], "line 4"),
-        (lambda rows: [rows[0], "456,Hello"], "line 3"),
-    ],
-)
-def test_a_file_changed_after_its_check_is_told(sandbox, listed, monkeypatch, change, where):
-    rows = [f"{TO},Hello"] * 2
-    path = listed(rows)
-
-    def plan_then_change(source):
-        plan = make_plan(source)
-        listed(change(rows))
-        return plan
-
-    monkeypatch.setattr(_bulk, "check_file", lambda source, _: plan_then_change(source))
-    result = invoke(sandbox, *FAST, "bulk", "run", path)
-    assert result.exit_code == 1
-    assert f"was changed after it was checked, as {where} shows" in result.stderr
-
-
-def test_an_interrupted_bulk_run_finishes_what_is_in_flight(listed):
-    with serving(latency=0.1) as sandbox:
-        pressed = interrupt_when(lambda: len(sandbox.messages) >= 5)
-        result = invoke(sandbox, "--json", "--budget", "20/1", "bulk", "run", listed(500))
-        pressed.join()
-    assert result.exit_code == 130
-    *told, last = records(result)
-    sent = [record["message_id"] for record in told if record["outcome"] == "sent"]
-    assert sorted(sent) == sorted(each.message_id for each in sandbox.messages)
-    summary = last["summary"]
-    assert summary["interrupted"] is True
-    assert summary["sent"] == len(sent) >= 5
-    assert summary["sent"] + summary["not_sent"] == 500
-    assert summary["unknown"] == 0
-    from_line = summary["not_sent_from_line"]
-    assert from_line == len(sent) + 2  # rows leave in order here, after the header
-    assert result.stderr == (
-        f"smsid: {500 - len(sent)} of 500 rows were left unsent: all from line {from_line} on\n"
-    )
-
-
-def test_a_reader_that_pauses_makes_no_answer_late(listed, monkeypatch):
-    source, record = Source(listed(20)), _output.Output.record
-
-    def slowly(self, values):
-        time.sleep(0.2)
-        record(self, values)
-
-    async def run():
-        async with Sandbox(latency=0.1) as sandbox:
-            budget = RateBudget(1000, 1.0)
-            async with SMSIDClient(
-                "test", base_url=sandbox.url, budget=budget, attempt_timeout=0.3
-            ) as client:
-                out = _output.Output(as_json=True)
-                run = _bulk.BulkRun(client, source, make_plan(source), out)
-                await run.run()
-                assert run.state.counts == {"sent": 20}
-
-    monkeypatch.setattr(_output.Output, "record", slowly)
-    asyncio.run(run())
-
-
-def test_a_second_interrupt_leaves_at_once(listed, capsys):
-    source = Source(listed(50))
-
-    async def run():
-        budget = RateBudget(1000, 1.0)
-        latency = Latency(60.0)
-        async with Sandbox(latency=latency) as sandbox:
-            client = SMSIDClient("test", base_url=sandbox.url, budget=budget, attempt_timeout=2)
-            left = []
-            run = _bulk.BulkRun(
-                client, source, make_plan(source), _output.Output(as_json=True), leave=left.append
-            )
-            task = asyncio.create_task(run.run())
-            while latency.arrived < 3:
-                await asyncio.sleep(0.01)
-            run._interrupt()
-            await asyncio.sleep(0.1)  # what has not left is reported
-            assert left == []
-            run._interrupt()
-            assert left == [130]
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        await client.aclose()
-
-    asyncio.run(run())
-    *told, last = map(json.loads, capsys.readouterr().out.splitlines())
-    summary = last["summary"]
-    assert summary["unknown"] >= 3
-    assert summary["unknown"] + summary["not_sent"] == 50
-    unknown = [record for record in told if record["outcome"] == "unknown"]
-    assert len(unknown) == summary["unknown"]
-    assert unknown[0]["error_text"] == "its answer was not awaited, so it may have been sent"
-
-
-@pytest.mark.parametrize(
-    ("rows", "following", "words"),
-    [
-        ([], None, ""),
-        ([], (0, 2), "all from line 2 on"),
-        ([(0, 2)], None, "line 2"),
-        ([(1, 5), (0, 2)], None, "lines 2 to 5"),
-        ([(3, 8), (1, 5)], (4, 10), "line 5 and all from line 8 on"),
-        ([(0, 2), (2, 4), (3, 9)], (7, 20), "line 2, lines 4 to 9 and all from line 20 on"),
-    ],
-)
-def test_lines_are_told_in_words(rows, following, words):
-    assert lines_text(rows, following) == words
 
 
 # -- output --------------------------------------------------------------------
@@ -776,14 +445,17 @@ def test_a_reader_that_goes_away_ends_a_bulk_run_like_an_interrupt(
     monkeypatch.setenv("SMSID_API_KEY", "test")
     monkeypatch.setattr(sys, "stdout", BrokenStream(sys.stdout, 3))
     session = Session(_output.Output(as_json=True), sandbox.url, RateBudget(20, 1.0))
-    code = session.run(lambda: _bulk.run_file(session, Source(listed(300))))
+    order = Order(Path(listed(300)))
+    code = session.run_async(lambda session: _bulk.run_file(session, order))
     assert code == 1
     assert 3 < len(sandbox.messages) < 200
     said = capsys.readouterr()
     assert len(said.out.splitlines()) == 3
     unsent = 300 - len(sandbox.messages)
-    first = len(sandbox.messages) + 2
-    assert said.err == (f"smsid: {unsent} of 300 rows were left unsent: all from line {first} on\n")
+    assert said.err == (
+        f"smsid: {unsent} of 300 messages were left unsent; run the same command again to send "
+        "them\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -808,6 +480,22 @@ def test_streams_that_are_not_there_are_left_alone(monkeypatch):
     out.sentence("x")
     assert out.closed
     assert out.console is None
+    with pytest.raises(ConfigurationError, match="name a file with -o"), out.lent():
+        pass
+
+
+def test_a_reader_of_a_whole_file_that_goes_away_is_noted(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii", newline="\r\n"))
+    out = _output.Output(as_json=False)
+    with out.lent() as stream:
+        stream.write("Zoë\n")
+    assert sys.stdout.buffer.getvalue() == "Zoë\n".encode()
+    assert not out.closed
+    with out.lent():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert out.closed
+    said = "smsid: stdout cannot be written to: No space left on device\n"
+    assert capsys.readouterr().err == said
 
 
 # -- sandbox, demo, main -------------------------------------------------------

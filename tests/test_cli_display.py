@@ -9,11 +9,20 @@ from decimal import Decimal
 import pytest
 from rich.console import Console
 
-from smsid_async import BudgetStatistics, Message, Outcome, Priority, SendReceipt, SendResult
-from smsid_async.bulk import Row
+from smsid_async import BudgetStatistics, Message, Outcome, Priority, SendReceipt
+from smsid_async.bulk import RowResult
 from smsid_async.cli import _output
+from smsid_async.cli._prepare import Ready
 from smsid_async.cli._report import Report
-from smsid_async.cli.display import BulkDisplay, BulkState, LiveView, PlainView, duration_text
+from smsid_async.cli.display import (
+    BulkDisplay,
+    BulkState,
+    LiveView,
+    PlainView,
+    TrackDisplay,
+    TrackState,
+    duration_text,
+)
 
 
 def statistics(**changes):
@@ -45,7 +54,7 @@ def state(**changes):
 
 def drawn(shown, width=100):
     console = Console(record=True, width=width, file=io.StringIO())
-    console.print(BulkDisplay(shown))
+    console.print(BulkDisplay(shown) if isinstance(shown, BulkState) else TrackDisplay(shown))
     return console.export_text()
 
 
@@ -72,6 +81,25 @@ def test_a_hold_and_a_stop_are_drawn():
     text = drawn(state(stopping=True, budget=statistics(held_for=12.3)))
     assert "customers.csv: stopping, waiting for what is in flight" in text
     assert "3 in flight, 97 waiting, held for 12 s" in text
+    assert "- left" in text  # nothing of the rest is sent
+
+
+def test_what_earlier_runs_did_is_drawn():
+    text = drawn(state(sent_earlier=3000, unknown_earlier=4))
+    assert "4,207/8,004" in text
+    assert "3,000 sent earlier, 1,200 sent, 2 rejected, 0 not sent, 5 unknown, balance" in text
+
+
+def test_the_delivery_of_what_was_sent_is_drawn():
+    shown = TrackState("list.csv.main.journal", 2000, delivered=1200, failed=3)
+    text = drawn(shown)
+    assert "list.csv.main.journal" in text
+    assert "1,203/2,000" in text
+    assert "1,200 delivered, 3 failed, 797 waiting" in text
+    assert "not told" not in text
+    shown.refused = 7
+    assert "1,200 delivered, 3 failed, 790 waiting, 7 not told" in drawn(shown)
+    assert TrackDisplay(shown).line() == "1,200 delivered, 3 failed, 790 waiting, 7 not told"
 
 
 def test_a_run_that_has_just_begun_is_drawn():
@@ -110,7 +138,9 @@ def test_a_state_estimates_the_rest():
 def test_a_live_view_draws_over_itself():
     terminal = Terminal()
     shown = state()
-    with LiveView(shown, Console(file=terminal, width=100, force_terminal=True)) as view:
+    with LiveView(
+        BulkDisplay(shown), Console(file=terminal, width=100, force_terminal=True)
+    ) as view:
         shown.counts[Outcome.SENT] = 4000
         view.refresh()
     assert "1,203/5,000" in terminal.getvalue()
@@ -121,7 +151,7 @@ def test_a_live_view_draws_over_itself():
 def test_a_plain_view_writes_a_line_now_and_then():
     now, lines = [100.0], []
     shown = state(counts=Counter(), elapsed=0.0)
-    with PlainView(shown, lines.append, clock=lambda: now[0]) as view:
+    with PlainView(BulkDisplay(shown), lines.append, clock=lambda: now[0]) as view:
         view.refresh()
         assert lines == []
         now[0] += 10
@@ -154,15 +184,19 @@ def test_durations_in_words(seconds, words):
 
 def sent(number, **money):
     receipt = SendReceipt(f"m-{number}", "success", money.get("cost"), money.get("balance"))
-    return SendResult(number, Message("+447700900456", "x"), Outcome.SENT, receipt)
+    message = Message("+447700900456", "x")
+    return RowResult(number, message, Outcome.SENT, receipt, line=number + 2)
 
 
 def reported(terminal, monkeypatch, *results):
     monkeypatch.setattr(sys, "stdout", terminal)
-    report = Report(BulkState("list.csv", len(results)), _output.Output(as_json=False))
+    ready = Ready("list.csv", len(results), 0, len(results))
+    report = Report(BulkState("list.csv", len(results)), ready, _output.Output(as_json=False))
     for result in results:
-        report.add(Row(result.index + 2, result.message), result)
-    assert report.close() == 0
+        report.add(result)
+    assert report.close(report.summary()) == 0
+    report.add(sent(len(results)))  # the sums are the last that is written
+    assert report.summary().sent == len(results)
     return terminal.getvalue()
 
 
@@ -186,7 +220,7 @@ def test_lines_go_above_what_is_drawn(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
     out = _output.Output(as_json=False)
-    with LiveView(state(), out.console):
+    with out.view(BulkDisplay(state())):
         out.line("line 5: [red]\x1b[31m rejected")
     text = terminal.getvalue()
     assert "line 5: [red]\\x1b[31m rejected\n" in text

@@ -23,7 +23,8 @@ async def too_early(self, claim):
     await intend(self, claim)
     receipt = SendReceipt("M1", "success", None, None)
     await self.run(lambda file: _entries.record(
-        file, claim.reference, Outcome.SENT, receipt=receipt, why="", now=0.0))
+        file, claim.reference, Outcome.SENT,
+        token=claim.token, receipt=receipt, why="", now=0.0))
 from smsid_async import _entries
 SQLiteJournal.intend = too_early
 """

@@ -264,6 +264,26 @@ async def test_a_file_that_could_not_be_opened_is_tried_anew(tmp_path: Path) -> 
         await asyncio.to_thread(store.join)
 
 
+GONE: dict[str, Callable[[Path], object]] = {
+    "removed": lambda path: path.unlink(),
+    "moved": lambda path: path.rename(path.with_name("moved.db")),
+    "replaced": lambda path: (
+        path.with_name("new.db").write_bytes(path.read_bytes())
+        and path.with_name("new.db").replace(path)
+    ),
+}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows lets nobody do that")
+@pytest.mark.parametrize("change", GONE.values(), ids=GONE.keys())
+async def test_nothing_is_written_to_a_file_that_is_not_there_any_more(
+    store: Store, path: Path, change: Callable[[Path], object]
+) -> None:
+    change(path)
+    with pytest.raises(JournalUnavailableError):
+        await store.submit(add("lost"))
+
+
 # -- the file ------------------------------------------------------------------
 
 
@@ -290,6 +310,12 @@ async def test_it_can_be_read_while_it_is_written(store: Store, path: Path) -> N
         reader.execute("INSERT INTO notes VALUES ('no')")
     reader.close()
     await store.submit(add("two"))
+
+
+def test_a_file_that_is_not_there_cannot_be_read(path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_only(path)
+    assert not path.exists()
 
 
 # -- one process at a time -----------------------------------------------------

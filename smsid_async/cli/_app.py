@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, cast
 import typer
 
 from smsid_async import __version__
-from smsid_async.bulk import Source
-from smsid_async.cli import _bulk, _calls, _check
+from smsid_async.cli import _bulk, _calls, _check, _journal, _track
 from smsid_async.cli._output import Output
+from smsid_async.cli._prepare import Order
 from smsid_async.cli._session import Session, Work, new_budget
 from smsid_async.errors import ConfigurationError
 
@@ -46,7 +46,7 @@ app = typer.Typer(
 otp = typer.Typer(no_args_is_help=True)
 bulk = typer.Typer(no_args_is_help=True)
 app.add_typer(otp, name="otp", help="Send and verify one-time passwords.")
-app.add_typer(bulk, name="bulk", help="Send a whole file.")
+app.add_typer(bulk, name="bulk", help="Send a whole file, and follow it up.")
 
 
 class Window(StrEnum):
@@ -55,6 +55,13 @@ class Window(StrEnum):
     SLIDING = "sliding"
     FIXED = "fixed"
     BUCKET = "bucket"
+
+
+class Format(StrEnum):
+    """The formats of a report."""
+
+    CSV = "csv"
+    JSONL = "jsonl"
 
 
 To = Annotated[str, typer.Argument(help="The recipient in E.164, such as +447700900123.")]
@@ -73,6 +80,11 @@ Template = Annotated[
     ),
 ]
 Encoding = Annotated[str, typer.Option(help="The file's text encoding.")]
+Region = Annotated[
+    str | None,
+    typer.Option(metavar="CODE", help="Read national numbers as those of a country, such as GB."),
+]
+Journal = Annotated[Path, typer.Argument(help="The journal, as `smsid bulk run` showed it.")]
 
 
 def run() -> None:
@@ -177,31 +189,106 @@ def otp_verify(
 
 @bulk.command("run")
 def bulk_run(
-    context: typer.Context, file: File, message: Template = None, encoding: Encoding = "utf-8"
+    context: typer.Context,
+    file: File,
+    *,
+    journal: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="What has been sent; else it is kept beside the file."),
+    ] = None,
+    message: Template = None,
+    encoding: Encoding = "utf-8",
+    region: Region = None,
+    resend_unknown: Annotated[
+        bool,
+        typer.Option(
+            "--resend-unknown", help="Send again what may have been sent; it may arrive twice."
+        ),
+    ] = False,
+    allow_changed: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changed", help="Send to recipients who already got a different text."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")
+    ] = False,
 ) -> None:
     """Send every row of a file, if every row is good.
 
     The whole file is checked before anything is sent.
-    Ctrl-C finishes what is in flight and tells where it stopped;
-    a second one leaves at once.
+    Run it again after an interruption, and it continues:
+    nothing is sent twice. Of an edited file, only what is new is sent.
+    Ctrl-C finishes what is in flight; a second one leaves at once.
+    """
+    order = Order(file, journal, message, encoding, region, resend_unknown, allow_changed)
+    work = _bulk.dry_run if dry_run else _bulk.run_file
+    _run(context, lambda session: work(session, order))
+
+
+@bulk.command("status")
+def bulk_status(context: typer.Context, journal: Journal) -> None:
+    """Show how far a file has been sent, also while it is."""
+    session: Session = context.obj
+    _exit(session.run(lambda: _journal.status(session, journal)))
+
+
+@bulk.command("report")
+def bulk_report(
+    context: typer.Context,
+    journal: Journal,
+    form: Annotated[
+        Format, typer.Option("--format", help="The report's format.", show_choices=True)
+    ] = Format.CSV,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Where to write it; else to stdout."),
+    ] = None,
+) -> None:
+    """Write a line for each message, with its outcome and delivery.
+
+    It has the phone numbers in full, so that you can find each person: keep it safe.
+    In CSV a cell that a spreadsheet would take for a formula has an apostrophe in front,
+    phone numbers too.
     """
     session: Session = context.obj
-    _exit(session.run(lambda: _bulk.run_file(session, Source(file, message, encoding))))
+    _exit(session.run(lambda: _journal.write_report(session, journal, form.value, output)))
+
+
+@bulk.command("track")
+def bulk_track(
+    context: typer.Context,
+    journal: Journal,
+    timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Ask no more after this time; else to the end."),
+    ] = None,
+) -> None:
+    """Ask where every message is, until each is delivered or has failed.
+
+    The report has what it learns. It asks slowly, so that it never delays a send.
+    Exit code 1 if some failed, 3 if some are not final yet.
+    """
+    _run(context, lambda session: _track.track_journal(session, journal, timeout))
 
 
 @app.command()
 def plan(
     context: typer.Context,
     file: File,
+    *,
     message: Template = None,
     encoding: Encoding = "utf-8",
+    region: Region = None,
     price: Annotated[
         str | None, typer.Option(metavar="AMOUNT", help="What a segment costs, to show the sum.")
     ] = None,
 ) -> None:
     """Show what sending a file would take, without sending it."""
     session: Session = context.obj
-    _exit(session.run(lambda: _check.plan(session, Source(file, message, encoding), price)))
+    order = Order(file, None, message, encoding, region)
+    _exit(session.run(lambda: _check.plan(session, order.source(), price)))
 
 
 @app.command()

@@ -1,7 +1,8 @@
-"""The first pass over a file, which sends nothing: `smsid plan`, and before `smsid bulk run`."""
+"""`smsid plan`: a pass over a file that sends nothing."""
 
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 
 from smsid_async.bulk import BadRow, Plan, Row, Source, make_plan
 from smsid_async.cli._output import Output
@@ -9,30 +10,24 @@ from smsid_async.cli._session import Code, Session
 from smsid_async.cli.display import duration_text
 from smsid_async.errors import ConfigurationError
 
-__all__ = ["check_file", "plan", "seconds_for"]
+__all__ = ["plan", "seconds_for", "tell_bad"]
 
 _MOST = Decimal(10**6)
 
 
-def check_file(source: Source, out: Output) -> Plan:
-    """Count what a file holds, and tell every bad row with its line."""
-
-    def telling() -> Iterator[Row | BadRow]:
-        for row in source:
-            if isinstance(row, BadRow):
-                out.record({"line": row.line, "reason": row.reason})
-                out.sentence(f"{source.path}, line {row.line}: {row.reason}")
-            yield row
-
-    with out.busy(f"Checking {source.path.name}"):
-        return make_plan(telling())
+def tell_bad(row: Row | BadRow, path: Path, out: Output) -> None:
+    """Tell a row's line and what is wrong with it, if it is bad."""
+    if isinstance(row, BadRow):
+        out.record({"line": row.line, "reason": row.reason})
+        out.sentence(f"{path}, line {row.line}: {row.reason}")
 
 
 def plan(session: Session, source: Source, price: str | None) -> int:
     """Show what sending a file would mean."""
     each = None if price is None else _price(price)
-    found = check_file(source, session.out)
-    seconds = seconds_for(found, session)
+    with session.out.busy(f"Checking {source.path.name}"):
+        found = make_plan(_telling(source, session.out))
+    seconds = seconds_for(found.messages, session)
     lines = {
         "messages": f"{found.messages:,}",
         "segments": f"{found.segments:,} (longest message: {found.longest})",
@@ -58,12 +53,19 @@ def plan(session: Session, source: Source, price: str | None) -> int:
     return Code.USAGE if found.bad_rows else Code.WELL
 
 
-def seconds_for(found: Plan, session: Session) -> float:
-    """Estimate the duration with the session's budget."""
+def seconds_for(messages: int, session: Session) -> float:
+    """Estimate how long so many messages take with the session's budget."""
+    found = Plan(messages, 0, 0, 0, {})
     if session.budget is None:
         return found.seconds()
     numbers = session.budget.statistics()
     return found.seconds(numbers.limit, numbers.period)
+
+
+def _telling(source: Source, out: Output) -> Iterator[Row | BadRow]:
+    for row in source:
+        tell_bad(row, source.path, out)
+        yield row
 
 
 def _price(words: str) -> Decimal:

@@ -1,13 +1,16 @@
 """`smsid demo`: the client's main job against the sandbox, in a quarter of a minute."""
 
 import random
+import tempfile
 from importlib import resources
 from pathlib import Path
 
 from smsid_async import RateBudget, SMSIDClient
-from smsid_async.bulk import Source, make_plan
-from smsid_async.cli._bulk import BulkRun
+from smsid_async.bulk import BulkJob
+from smsid_async.cli._bulk import RunView
+from smsid_async.cli._prepare import Ready
 from smsid_async.cli._session import Code, Session
+from smsid_async.journal import SQLiteJournal
 from smsid_async.sandbox import Sandbox
 
 __all__ = ["run_demo"]
@@ -33,30 +36,41 @@ async def run_demo(session: Session, *, limit: int = _LIMIT, period: float = _PE
         balance=_BALANCE,
         latency=lambda: random.uniform(*_LATENCY),  # noqa: S311 - no secret
     )
-    with resources.as_file(resources.files("smsid_async.cli") / "demo.csv") as path:
+    with (
+        resources.as_file(resources.files("smsid_async.cli") / "demo.csv") as path,
+        tempfile.TemporaryDirectory(prefix="smsid-") as folder,
+    ):
         async with sandbox:
-            code = await _send(session, sandbox, path, RateBudget(limit, period))
+            journal = SQLiteJournal(Path(folder) / "demo.journal")
+            code = await _send(session, sandbox, path, journal, RateBudget(limit, period))
     return Code.FAILED if sandbox.refused and code == Code.WELL else code
 
 
-async def _send(session: Session, sandbox: Sandbox, path: Path, budget: RateBudget) -> int:
+async def _send(
+    session: Session, sandbox: Sandbox, path: Path, journal: SQLiteJournal, budget: RateBudget
+) -> int:
     rules = budget.statistics()
     session.out.line(
         "Sending to a sandbox in this process, over a real socket; no message goes to anybody.\n"
         f"It admits {rules.limit} requests in any {rules.period:g} s: "
         "the API's limit, with its minute scaled down."
     )
-    source = Source(path)
     async with SMSIDClient(
         *_KEYS, base_url=sandbox.url, sender_id="SMSID", budget=budget
     ) as client:
-        run = BulkRun(client, source, make_plan(source), session.out)
-        await run.run()
+        job = BulkJob(path, journal)
+        found = await job.prepare(client)
+        ready = Ready("demo.csv", found.rows, found.repeats, found.to_send)
+        run = RunView(client, job, journal, ready, session.out)
+        try:
+            summary = await run.run()
+        finally:
+            await journal.aclose()
     _judge(session, run, sandbox, rules.limit, rules.period)
-    return run.report.close()
+    return run.report.close(summary)
 
 
-def _judge(session: Session, run: BulkRun, sandbox: Sandbox, limit: int, period: float) -> None:
+def _judge(session: Session, run: RunView, sandbox: Sandbox, limit: int, period: float) -> None:
     """Add to the report what the sandbox saw."""
     moments = [request.at for request in sandbox.requests if request.counted]
     possible = (moments[-1] - moments[0]) * limit / period if moments else 0.0

@@ -4,11 +4,17 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
-from typing import TextIO
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, TextIO, cast
 
 from rich.console import Console
 from rich.text import Text
+
+from smsid_async.cli.display import Display, LiveView, PlainView, View
+from smsid_async.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import io
 
 __all__ = ["Output"]
 
@@ -53,14 +59,38 @@ class Output:
         """Show on a terminal that something takes its time."""
         return contextlib.nullcontext() if self.console is None else self.console.status(Text(text))
 
+    def view(self, display: Display) -> View:
+        """Make a view of something that goes on: a drawing, or a line now and then."""
+        if self.console is None:
+            return PlainView(display, self.sentence)
+        return LiveView(display, self.console)
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[TextIO]:
+        """Lend stdout for a file's text: in UTF-8, with its line ends as they are."""
+        stream = sys.stdout
+        if stream is None:
+            raise ConfigurationError("there is no stdout to write to; name a file with -o")
+        try:
+            cast("io.TextIOWrapper", stream).reconfigure(encoding="utf-8", newline="")
+            yield stream
+            stream.flush()
+        except OSError as exc:
+            _abandon(stream)
+            self._note(exc)
+
+    def _note(self, trouble: OSError) -> None:
+        """Note that stdout is of no use any more."""
+        self.closed = True
+        if not isinstance(trouble, BrokenPipeError):
+            self.sentence(f"stdout cannot be written to: {trouble.strerror}")
+
     def _write(self, text: str) -> None:
         text = text.translate(_CONTROL)  # a file's cell could hold a terminal's commands
         if self.console is not None and self._through_console:  # above what it draws
             self.console.print(text, markup=False, soft_wrap=True)
         elif not self.closed and (trouble := _write(sys.stdout, text)) is not None:
-            self.closed = True
-            if not isinstance(trouble, BrokenPipeError):
-                self.sentence(f"stdout cannot be written to: {trouble.strerror}")
+            self._note(trouble)
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

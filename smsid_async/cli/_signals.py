@@ -12,7 +12,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def on_interrupt(handler: Callable[[], None]) -> Iterator[None]:
+def on_interrupt(handler: Callable[[], object]) -> Iterator[None]:
     """Call `handler` in the running loop for each Ctrl-C or SIGTERM, instead of ending."""
     loop = asyncio.get_running_loop()
     try:
@@ -30,7 +30,7 @@ def on_interrupt(handler: Callable[[], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _without_loop(loop: asyncio.AbstractEventLoop, handler: Callable[[], None]) -> Iterator[None]:
+def _without_loop(loop: asyncio.AbstractEventLoop, handler: Callable[[], object]) -> Iterator[None]:
     def pass_on(_: int, __: FrameType | None) -> None:
         loop.call_soon_threadsafe(handler)
 
