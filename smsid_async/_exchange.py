@@ -124,9 +124,7 @@ class Exchange(Generic[_T]):
             self.stream = info["return_value"]
         elif event.endswith("start_tls.failed") and self.stream is not None:
             await self.stream.aclose()  # httpcore forgets it, if it is cancelled here
-        elif (
-            event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT"
-        ):
+        elif event.endswith("send_request_headers.started") and _is_ours(info["request"]):
             if self.scope.cancel_called:  # anyio delivers a cancellation one await later
                 raise NotSentError("the call was ended before its request left")
             if getattr(self.slot, "held", False):

@@ -463,10 +463,14 @@ async def test_cancelled_while_connecting_nothing_was_sent_and_the_pool_is_whole
 
 
 async def test_a_timeout_of_the_callers_carries_maybe_sent_on_its_cause() -> None:
-    async with RawServer(hang) as server:
+    async def let_time_run_out(_: object, __: object) -> None:
+        limit.reschedule(asyncio.get_running_loop().time())
+        await asyncio.Event().wait()
+
+    async with RawServer(let_time_run_out) as server:
         async with open_client(server.url, attempt_timeout=0.3) as client:
             with pytest.raises(TimeoutError) as caught:
-                async with asyncio.timeout(0.1):
+                async with asyncio.timeout(30) as limit:
                     await send(client)
         assert len(server.ledger) == 1
     assert caught.value.__cause__.maybe_sent is True  # type: ignore[union-attr]
