@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
 from importlib.resources import files
 from pathlib import Path
 
 import smsid_async
 from smsid_async import Message, RateBudget, SMSIDClient
+from smsid_async.bulk import BulkJob
 from smsid_async.sandbox import Sandbox
 
 NUMBER = "+447700900123"
@@ -25,7 +27,12 @@ async def main() -> None:
         assert (await client.otp.verify(NUMBER, sandbox.otp_code(NUMBER))).verified
         results = [result async for result in client.sms.send_many([Message(NUMBER, "One more")])]
         assert [result.outcome for result in results] == ["sent"]
-        assert len(sandbox.messages) == 2
+        with tempfile.TemporaryDirectory() as folder:
+            for _ in range(2):
+                job = BulkJob([Message(NUMBER, "Only once")], Path(folder) / "list.journal")
+                _ = [result async for result in job.run(client)]
+            assert job.summary().sent == 1
+        assert len(sandbox.messages) == 3
         assert sandbox.refused == 0
 
 
