@@ -97,14 +97,14 @@ class FileFeed:
         self._rows = 0
         self._source = source
         self._journal = journal
-        self._sender_id = sender_id
+        self.sender_id = sender_id
 
     async def prepare(
         self, *, look: Callable[[Row | BadRow], None] | None, resend_unknown: bool
     ) -> Preparation:
         """Enter the whole file, unless the journal knows it from last time."""
         content = await asyncio.to_thread(self._source.digest)
-        digest = f"{content} {self._sender_id}"
+        digest = f"{content} {self.sender_id}"
         known = await self._journal.run(lambda file: _manifest.batch_of(file, digest))
         if known is None:
             found = await self._enter(digest, look)
@@ -164,7 +164,7 @@ class FileFeed:
             for row in rows:
                 look(row)
         return [
-            _item(place, row.line, row.message, self._sender_id)
+            _item(place, row.line, row.message, self.sender_id)
             for place, row in enumerate(rows, first)
             if isinstance(row, Row)
         ]
@@ -224,7 +224,7 @@ class StreamFeed:
         self.batch: int | None = None
         self._source = messages
         self._journal = journal
-        self._sender_id = sender_id
+        self.sender_id = sender_id
 
     async def messages(
         self, *, resend_unknown: bool, allow_changed: bool
@@ -237,7 +237,7 @@ class StreamFeed:
         first = 0
         async for messages in _pulled(self._source):
             items = [
-                _item(place, None, message, self._sender_id)
+                _item(place, None, message, self.sender_id)
                 for place, message in enumerate(messages, first)
                 if _is_sound(message)
             ]

@@ -273,7 +273,7 @@ def _reason(exc: Exception) -> str:
 _locks: set[int] = set()  # their open files
 
 
-def _leave_locks_to_parent() -> None:
+def _leave_locks_to_parent() -> None:  # pragma: no cover - runs in forks, unmeasured
     """Close them in a forked child, which would else keep them when its parent has ended."""
     while _locks:
         os.close(_locks.pop())
@@ -317,7 +317,7 @@ def _lock_file(descriptor: int, path: Path) -> None:
 
 
 _stores: dict[str, Store] = {}
-_stores_lock = threading.Lock()
+_stores_lock = threading.RLock()  # a journal may be collected while we hold it
 
 
 def store_at(path: Path, prepare: Callable[[sqlite3.Connection], None]) -> Store:

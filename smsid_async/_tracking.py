@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -67,25 +68,30 @@ async def follow(
 ) -> AsyncGenerator[Delivery, None]:
     """Poll everything that is not final, round after round, and record what is new."""
     loop = asyncio.get_running_loop()
-    deadline = None if timeout is None else loop.time() + timeout
+    deadline = math.inf if timeout is None else loop.time() + timeout
     pause = _FIRST_PAUSE
     while True:
         waiting = False
-        async for found in _round(client, journal):
+        async for found in _round(client, journal, deadline):
             waiting |= found.status is not None and not found.status.is_final
             yield found
-        over = deadline is not None and loop.time() + pause >= deadline
+        over = loop.time() + pause >= deadline
         if over or not (waiting or await journal.run(_manifest.any_undelivered)):
             return
         await asyncio.sleep(pause)
         pause = min(pause * _GROWTH, _LONGEST_PAUSE)
 
 
-async def _round(client: SMSIDClient, journal: SQLiteJournal) -> AsyncGenerator[Delivery, None]:
-    last = 0
+async def _round(
+    client: SMSIDClient, journal: SQLiteJournal, deadline: float
+) -> AsyncGenerator[Delivery, None]:
+    loop, last = asyncio.get_running_loop(), 0
     while page := await journal.run(partial(_manifest.undelivered, after=last, number=_AT_ONCE)):
         last = page[-1].id
-        found = await _poll_all(client, page)
+        left = deadline - loop.time()
+        if left <= 0:
+            return
+        found = await _poll_all(client, page, None if left == math.inf else left)
         words = {
             each.reference: UNTRACEABLE if each.status is None else each.status.value
             for each in found
@@ -95,9 +101,11 @@ async def _round(client: SMSIDClient, journal: SQLiteJournal) -> AsyncGenerator[
             yield each
 
 
-async def _poll_all(client: SMSIDClient, page: Sequence[Undelivered]) -> list[Delivery]:
+async def _poll_all(
+    client: SMSIDClient, page: Sequence[Undelivered], max_wait: float | None
+) -> list[Delivery]:
     """Ask for some messages at once; what cannot be told now is left out."""
-    polls = [asyncio.ensure_future(_poll(client, each)) for each in page]
+    polls = [asyncio.ensure_future(_poll(client, each, max_wait)) for each in page]
     try:
         return [each for poll in polls if (each := await poll) is not None]
     finally:
@@ -106,10 +114,12 @@ async def _poll_all(client: SMSIDClient, page: Sequence[Undelivered]) -> list[De
         await asyncio.gather(*polls, return_exceptions=True)
 
 
-async def _poll(client: SMSIDClient, each: Undelivered) -> Delivery | None:
+async def _poll(client: SMSIDClient, each: Undelivered, max_wait: float | None) -> Delivery | None:
     status: DeliveryStatus | None = None
     try:
-        found = await client.sms.status(each.message_id, priority=Priority.BACKGROUND)
+        found = await client.sms.status(
+            each.message_id, priority=Priority.BACKGROUND, max_wait=max_wait
+        )
         status = found.status
     except AuthenticationError:
         raise

@@ -258,10 +258,10 @@ class BulkJob:
 
     async def pending(self, client: SMSIDClient) -> AsyncGenerator[Pending, None]:
         """Prepare what needs it, and return what is to be sent."""
-        if self._prepared is None and isinstance(self._source, Source):
+        feed = await self._feed_for(client)
+        if self._prepared is None and isinstance(feed, FileFeed):
             await self.prepare(client)
         _refuse(self._prepared, allow_changed=self.allow_changed)
-        feed = await self._feed_for(client)
         if self._journal is not None:
             await _restore(client, self._journal)
         if isinstance(feed, FileFeed):
@@ -290,8 +290,9 @@ class BulkJob:
                 )
             self._given = self._journal = journal
         await self._journal.open(client._base_url)  # noqa: SLF001 - likewise
-        if self._feed is None:
-            sender = client._options.sender_id  # noqa: SLF001 - likewise
+        sender = client._options.sender_id  # noqa: SLF001 - likewise
+        if self._feed is None or self._feed.sender_id != sender:
+            self._prepared = None
             self._feed = (
                 FileFeed(self._source, self._journal, sender)
                 if isinstance(self._source, Source)
@@ -424,7 +425,7 @@ async def track(
     Args:
         client: Asks.
         journal: An `SQLiteJournal` or the path of one.
-        timeout: Seconds after which no further round begins; None goes on to the end.
+        timeout: Seconds after which nothing more is asked; None goes on to the end.
 
     Yields:
         A `Delivery` for each answer, final or not.
@@ -520,6 +521,8 @@ def report(
     with _reading(journal) as file:
         if not isinstance(destination, str | os.PathLike):
             return write_report(file, destination, form=format, batch=batch)
+        if os.path.realpath(destination) == os.path.realpath(journal):
+            raise ConfigurationError("the report would take the journal's place; name another file")
         try:
             with _private(Path(destination)) as out:
                 return write_report(file, out, form=format, batch=batch)

@@ -18,6 +18,7 @@ import os
 import secrets
 import threading
 import time
+import weakref
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
@@ -229,6 +230,7 @@ class SQLiteJournal:
         self._holders: dict[str, Holder] = {}  # by token
         self._bound_to = ""
         self._closing = False  # the last claim to end closes the file
+        self._leaving: weakref.finalize[[Store], SQLiteJournal]
 
     async def open(self, base_url: str) -> None:
         """Make ready for sends to this API; see `Journal.open`."""
@@ -370,9 +372,11 @@ class SQLiteJournal:
             store = self._store
             if store is None or not store.usable:
                 if store is not None:
-                    leave(store)
+                    self._leaving()
                 path = self.path
                 store = self._store = store_at(path, lambda file: _entries.prepare(file, path))
+                # A journal that is forgotten lets go of its file too, when it is collected.
+                self._leaving = weakref.finalize(self, leave, store)
             return store
 
     def _holder(self, claim: Claim) -> Holder:
@@ -394,6 +398,7 @@ class SQLiteJournal:
             if not self._closing or needed or self._store is None:
                 return None
             store, self._store, self._closing = self._store, None, False
+            self._leaving.detach()
             return store if leave(store) else None
 
 

@@ -327,6 +327,7 @@ class _Decoding:
     """Stands where the pipeline does: each request is answered by `reply`."""
 
     reply = Reply(200, b"")
+    journal = None
 
     async def request(self, call: Any) -> object:
         return result_of_answer(

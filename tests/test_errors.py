@@ -35,6 +35,7 @@ TREE = {
     "ServerError": ("APIError",),
     "TransportError": ("SMSIDError",),
     "NotSentError": ("TransportError",),
+    "JournalUnavailableError": ("NotSentError",),
     "OutcomeUnknownError": ("TransportError",),
     "InvalidResponseError": ("SMSIDError",),
     "DeliveryTimeoutError": ("SMSIDError", "TimeoutError"),

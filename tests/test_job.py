@@ -522,6 +522,17 @@ async def test_many_changed_recipients_are_counted_and_a_hundred_shown(
     assert len(sandbox.messages) == 150
 
 
+async def test_a_job_may_be_run_by_a_client_with_another_sender(
+    client: SMSIDClient, sandbox: Sandbox, path: Path, journal: Path
+) -> None:
+    job = BulkJob(write(path, rows_of("one", "two")), journal, allow_changed=True)
+    await told(job.run(client))
+    async with open_client(sandbox.url, sender_id="SMSID") as other:
+        results = await told(job.run(other))
+    assert [result.outcome for result in results] == [Outcome.SENT] * 2
+    assert len(sandbox.messages) == 4
+
+
 async def test_the_sender_of_the_client_is_part_of_a_message(
     client: SMSIDClient, sandbox: Sandbox, path: Path, journal: Path
 ) -> None:

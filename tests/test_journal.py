@@ -1404,6 +1404,16 @@ async def test_its_faults_before_the_send_are_errors_of_ours(faulty: str) -> Non
     assert journal.calls.count(faulty) == 1  # it is not tried again
 
 
+async def test_its_own_timeout_is_a_fault_like_any_other() -> None:
+    class Slow(MemoryJournal):
+        async def open(self, base_url: str) -> None:
+            raise TimeoutError
+
+    async with open_client("http://127.0.0.1:9", Slow()) as client:
+        with pytest.raises(JournalUnavailableError, match="TimeoutError"):
+            await send(client)
+
+
 LATE_FAULTS: dict[str, tuple[Script, type[SMSIDError] | None]] = {
     "record sent": (answer(200, SENT), None),
     "record rejected": (answer(400, envelope(400)), BadRequestError),

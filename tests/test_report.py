@@ -213,6 +213,13 @@ async def test_a_full_disk_is_told(path: Path, journal: Path) -> None:
         report(journal, "/dev/full")
 
 
+async def test_a_report_does_not_take_the_journals_place(path: Path, journal: Path) -> None:
+    await run_job(path, journal)
+    with pytest.raises(ConfigurationError, match="the journal's place"):
+        report(journal, journal.parent / "." / journal.name)
+    assert report(journal, path.with_suffix(".csv2")) > 0
+
+
 async def test_a_wrong_format_is_told_and_harms_no_file(path: Path, journal: Path) -> None:
     await run_job(path, journal)
     destination = path.with_suffix(".old")

@@ -419,6 +419,33 @@ def test_a_fork_is_refused_and_its_parent_goes_on(path: Path) -> None:
     assert words(path) == ["one", "one"]
 
 
+ORPHAN = """
+import asyncio, os, pathlib, sys
+from smsid_async._sqlite import store_at
+
+async def use(store):
+    return await store.submit(lambda file: None)
+
+asyncio.run(use(store_at(pathlib.Path(sys.argv[1]), lambda file: None)))
+if os.fork() == 0:
+    sys.stdin.read()  # outlives its parent
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+async def test_a_forked_child_does_not_keep_its_parents_file(path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", ORPHAN, path],
+        stdin=subprocess.PIPE,
+    ) as parent:
+        assert parent.wait(60) == 0
+        store = store_at(path, lambda _: None)
+        assert await store.submit(lambda _: 1) == 1
+        assert leave(store)
+        store.join()
+
+
 LIMITED = """
 import asyncio, pathlib, resource, signal, sys
 from smsid_async import JournalUnavailableError

@@ -225,6 +225,18 @@ async def test_what_still_waits_at_the_timeout_is_asked_for_next_time(journal: P
 
 
 @pytest.mark.looptime
+async def test_a_timeout_ends_a_round_that_the_budget_slows_down(journal: Path) -> None:
+    async with RawServer(by_path(status_of("delivered"))) as server:
+        async with open_client(server.url) as client:
+            await send(client, journal, *[NUMBER] * 60)
+        async with open_client(server.url, budget=RateBudget(4, 10.0, burst=1)) as client:
+            began = now()
+            seen = await told(track(client, journal, timeout=60))
+            assert now() - began <= 61
+    assert 10 < len(seen) < 30
+
+
+@pytest.mark.looptime
 async def test_pauses_grow_to_half_a_minute(journal: Path) -> None:
     scripts = [status_of("sent")] * 12
     async with RawServer(by_path(*scripts, status_of("failed"))) as server:
