@@ -595,6 +595,14 @@ def test_status(sandbox, listed, journal):
     ]
 
 
+def test_status_tells_what_the_api_will_not_tell_about(sandbox, listed, journal):
+    run(sandbox, listed(1))
+    with contextlib.closing(sqlite3.connect(journal)) as file, file:
+        file.execute("UPDATE entries SET delivery = 'untraceable'")
+    lines = invoke(None, "bulk", "status", str(journal), key=None).stdout.splitlines()
+    assert lines[-1] == "untraceable: 1 (the API tells nothing about them)"
+
+
 def test_the_report_neutralises_formulas_and_nothing_is_lost(sandbox, listed, journal, tmp_path):
     path = listed([f"{TO},Hello,=1+1", f"{TO},Hello,'x", f"{TO},Hello,Zoë"], "to,message,reference")
     run(sandbox, path)
