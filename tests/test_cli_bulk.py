@@ -600,7 +600,7 @@ def test_status_tells_what_the_api_will_not_tell_about(sandbox, listed, journal)
     with contextlib.closing(sqlite3.connect(journal)) as file, file:
         file.execute("UPDATE entries SET delivery = 'untraceable'")
     lines = invoke(None, "bulk", "status", str(journal), key=None).stdout.splitlines()
-    assert lines[-1] == "untraceable: 1 (the API tells nothing about them)"
+    assert "untraceable: 1 (the API tells nothing about them)" in lines
 
 
 def test_the_report_neutralises_formulas_and_nothing_is_lost(sandbox, listed, journal, tmp_path):
