@@ -21,6 +21,7 @@ __all__ = [
     "DEFAULT_BASE_URL",
     "Settings",
     "account_label",
+    "check_flag",
     "check_seconds",
     "is_loopback",
     "load_settings",
@@ -93,6 +94,13 @@ def load_settings(
 def account_label() -> str | None:
     """Return the account's label from `SMSID_ACCOUNT`, which journals are named after."""
     return os.environ.get("SMSID_ACCOUNT") or None
+
+
+def check_flag(name: str, value: object) -> bool:
+    """Return a plain bool, or raise: the text "false" would count as true, and send twice."""
+    if isinstance(value, bool):
+        return value
+    raise ConfigurationError(f"{name} is {value!r}; give True or False")
 
 
 def check_seconds(name: str, value: float | None) -> float | None:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections import deque
 from http.cookiejar import CookieJar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 
@@ -145,25 +145,45 @@ async def _read_bounded(response: httpx.Response) -> bytes:
     import anyio.lowlevel  # noqa: PLC0415 - loaded by httpx, with the request
 
     body, pieces = bytearray(), 0
-    async for chunk in response.aiter_raw():
+    # Not `aiter_raw`, which would hand the connection on before we have looked at it.
+    async for chunk in cast("httpx.AsyncByteStream", response.stream):
         body += chunk
         pieces += 1
         if pieces % _PIECES == 0:  # one read can hold tiny ones by the thousand
             await anyio.lowlevel.checkpoint()
         if len(body) > MAX_BODY:
             raise InvalidResponseError(f"the answer is larger than {MAX_BODY} bytes")
-    if _more_came(response):
-        await response.extensions["network_stream"].aclose()
+    _spoil_if_more_came(response)
     return bytes(body)
 
 
-def _more_came(response: httpx.Response) -> bool:
-    """Whether bytes came after the answer's end: httpcore would read them as the next answer.
+def _spoil_if_more_came(response: httpx.Response) -> None:
+    """Let nobody use a connection on which bytes came after the answer's end.
 
-    There is no public way to ask; where the private one is gone, the answer is no.
+    httpcore would read them as the next answer. There is no public way to ask for them;
+    where the private ones are gone, nothing is done.
     """
-    place: object = response
-    for name in ("stream", "_stream", "_httpcore_stream", "_stream", "_connection", "_h11_state"):
-        place = getattr(place, name, None)
-    trailing = getattr(place, "trailing_data", None)
-    return bool(trailing and trailing[0])
+    state = _inner(response, "stream", "_stream", "_httpcore_stream", "_stream", "_connection")
+    state = _inner(state, "_h11_state")
+    stream = _inner(response.extensions.get("network_stream"), "_stream")
+    trailing = getattr(state, "trailing_data", (b"",))[0]
+    if state is not None and (trailing or _holds_bytes(stream)):
+        state.send_failed()  # h11's way of saying that this connection is done
+
+
+def _holds_bytes(stream: Any) -> bool:  # noqa: ANN401 - its parts are private
+    """Whether a stream of anyio has read bytes that nobody has taken from it yet."""
+    while stream is not None:
+        records, tls = _inner(stream, "_read_bio"), _inner(stream, "_ssl_object")
+        if records is not None and (records.pending or tls.pending()):
+            return True
+        if _inner(stream, "_protocol", "read_queue"):
+            return True
+        stream = _inner(stream, "transport_stream")
+    return False
+
+
+def _inner(thing: Any, *names: str) -> Any:  # noqa: ANN401 - likewise
+    for name in names:
+        thing = getattr(thing, name, None)
+    return thing

@@ -149,15 +149,18 @@ def intend(
     recipient: str,
     process: str,
     token: str,
+    doubtful: bool,
     now: float,
 ) -> bool:
-    """Write that the message may leave from now on; False if it was sent meanwhile."""
+    """Write that the message may leave from now on; False if another call's request stands."""
     written = connection.execute(
         "INSERT INTO entries (reference, fingerprint, recipient, state, process, token, intent_at) "
         "VALUES (?, ?, ?, 'intent', ?, ?, ?) ON CONFLICT (reference) DO UPDATE SET "
         "state = 'intent', process = excluded.process, token = excluded.token, "
-        "intent_at = excluded.intent_at, why = NULL, ended_at = NULL WHERE state != 'sent'",
-        (reference, fingerprint, recipient, process, token, now),
+        "intent_at = excluded.intent_at, why = NULL, ended_at = NULL "
+        "WHERE fingerprint = excluded.fingerprint AND state != 'sent' "
+        "AND (? OR token = excluded.token OR state NOT IN ('intent', 'unknown'))",
+        (reference, fingerprint, recipient, process, token, now, doubtful),
     )
     return written.rowcount > 0
 

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     from smsid_async.models import JSONObject, JSONValue
 
-__all__ = ["MAX_BODY", "Answer", "api_error", "plain_success", "read_answer"]
+__all__ = ["MAX_BODY", "SHORTEST_PRIVATE", "Answer", "api_error", "plain_success", "read_answer"]
 
 MAX_BODY = 1 << 20  # bytes; real answers have a few hundred
 _MAX_DEPTH = 32
-_SHORTEST_PRIVATE = 3  # characters; shorter ones stand in any sentence by chance
+SHORTEST_PRIVATE = 3  # characters; shorter ones stand in any sentence by chance
 _MAX_TEXT = 300  # characters of the server's words that an error repeats
 
 # The gaps are bounded, so that no text, however long, takes more than linear time.
@@ -173,7 +173,7 @@ def _sentence(kind: type[APIError], status_code: int, text: str) -> str:
 def _masked(text: str, private: tuple[str, ...]) -> str:
     """Hide what the call sent, what looks like a phone number, and control characters."""
     for value in sorted(private, key=len, reverse=True):  # a text may have the number in it
-        if len(value) >= _SHORTEST_PRIVATE:
+        if len(value) >= SHORTEST_PRIVATE:
             text = text.replace(value, "***")
     text = _LONG_NUMBER.sub("***", text)[:_MAX_TEXT]
     return "".join(character if character.isprintable() else " " for character in text)

@@ -132,6 +132,11 @@ class Exchange(Generic[_T]):
             self.headers_started = True
 
     @property
+    def goes_on(self) -> bool:
+        """Whether its task has still to end it."""
+        return not (self.ended or self.task is None or self.task.done())
+
+    @property
     def may_have_left(self) -> bool:
         """Whether the request may have reached the server.
 

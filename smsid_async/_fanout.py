@@ -270,9 +270,6 @@ class _FanOut:
 def _is_over(call: Call[SendReceipt]) -> bool:
     """Whether its outcome is known, though its journal may still be writing it."""
     exchange = call.exchange
-    if exchange is None:
-        return False
-    refused = isinstance(exchange.error, APIError) and not isinstance(
-        exchange.error, RateLimitError
-    )
-    return exchange.ended or refused
+    if exchange is None or isinstance(exchange.error, NotSentError | RateLimitError):
+        return False  # what comes next would be another attempt
+    return exchange.ended or isinstance(exchange.error, APIError)

@@ -18,7 +18,7 @@ import attrs
 from smsid_async import _manifest
 from smsid_async._manifest import Changed, Entering, Item
 from smsid_async._sources import BadRow, Row, Source
-from smsid_async.errors import ValidationError
+from smsid_async.errors import ConfigurationError, ValidationError
 from smsid_async.journal import fingerprint_of
 from smsid_async.models import Message, check_number, check_reference, check_sender, check_text
 
@@ -95,6 +95,7 @@ class FileFeed:
     def __init__(self, source: Source, journal: SQLiteJournal, sender_id: str | None) -> None:
         self.batch: int | None = None
         self._rows = 0
+        self._entries = 0
         self._source = source
         self._journal = journal
         self.sender_id = sender_id
@@ -103,8 +104,7 @@ class FileFeed:
         self, *, look: Callable[[Row | BadRow], None] | None, resend_unknown: bool
     ) -> Preparation:
         """Enter the whole file, unless the journal knows it from last time."""
-        content = await asyncio.to_thread(self._source.digest)
-        digest = f"{content} {self.sender_id}"
+        digest = await self._digest()
         known = await self._journal.run(lambda file: _manifest.batch_of(file, digest))
         if known is None:
             found = await self._enter(digest, look)
@@ -114,6 +114,7 @@ class FileFeed:
         self._rows = found.rows + found.bad_rows
         batch = self.batch
         assert batch is not None  # noqa: S101 - both ways set it
+        self._entries = await self._journal.run(lambda file: _manifest.size(file, batch))
 
         def look_back(file: sqlite3.Connection) -> Preparation:
             changed = list(itertools.islice(_manifest.changed(file, batch), _TOLD))
@@ -125,6 +126,10 @@ class FileFeed:
             )
 
         return await self._journal.run(look_back)
+
+    async def _digest(self) -> str:
+        content = await asyncio.to_thread(self._source.digest)
+        return f"{content} {self.sender_id}"
 
     async def _enter(self, digest: str, look: Callable[[Row | BadRow], None] | None) -> Preparation:
         name = str(self._source.path)
@@ -138,7 +143,13 @@ class FileFeed:
             wrong += [_stranger(item, look) for item in strangers]
             bad_rows += len(wrong)
             good_rows += len(rows) - len(wrong)
+            wrong.sort(key=lambda row: row.line)
             bad += wrong[: _TOLD - len(bad)]
+        if await self._digest() != digest:
+            raise ValidationError(
+                f"{self._source.path} was changed while it was checked, so nothing was sent; "
+                "run it again"
+            )
         self.batch = batch
         whole = None if bad_rows else digest
         repeats = entering.repeats
@@ -177,6 +188,7 @@ class FileFeed:
             lambda file: _manifest.first_open(file, batch, resend_unknown=resend_unknown)
         )
         if first is None:
+            await self._check_ours()
             return
         end = first
         async for place, rows in _chunks(self._source.rows(skip=first), first):
@@ -198,6 +210,16 @@ class FileFeed:
             end = place + len(rows)
         if end < self._rows:
             raise self._changed_meanwhile()
+        await self._check_ours()
+
+    async def _check_ours(self) -> None:
+        batch = self.batch
+        assert batch is not None  # noqa: S101 - prepared before
+        if await self._journal.run(lambda file: _manifest.size(file, batch)) < self._entries:
+            raise ConfigurationError(
+                "another job has entered rows of this one into the same journal meanwhile, so not "
+                "all were sent; run it again when that has ended"
+            )
 
     def _changed_meanwhile(self, sign: str = "its missing rows show") -> ValidationError:
         return ValidationError(

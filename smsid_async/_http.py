@@ -52,6 +52,7 @@ _T = TypeVar("_T")
 _logger = logging.getLogger("smsid_async")
 
 _PLACES_UNTOLD = 50  # requests at once for a budget that does not say how many it lets out
+_EARLIER = "a later attempt failed, but an earlier one"
 _MAY_COUNT_LATER = frozenset({502, 504})  # a gateway answered for a server that had not
 
 
@@ -106,7 +107,8 @@ class Pipeline:
     @property
     def open_connections(self) -> bool:
         """Whether connections of ours wait in a live event loop to be closed."""
-        return self._connections is not None and not self._connections.over
+        connections = self._connections
+        return not (connections is None or connections.over or connections.loop.is_closed())
 
     def request(self, call: Call[_T]) -> Coroutine[Any, Any, _T]:
         """Carry one call to its end.
@@ -137,13 +139,17 @@ class Pipeline:
             self._let_go(call, registration)
             raise
         except SMSIDError as error:
-            await registration.release(error)
+            try:
+                await registration.release(error)
+            except asyncio.CancelledError as cancelled:
+                cancelled.maybe_sent = error.maybe_sent  # type: ignore[attr-defined]
+                raise
             raise
         return result
 
     def _let_go(self, call: Call[Any], registration: Registration) -> None:
         """End the claim of a cancelled call, now or with the exchange that goes on."""
-        if call.exchange is not None and not call.exchange.ended:
+        if call.exchange is not None and call.exchange.goes_on:
             registration.abandoned = True
             return
         task = asyncio.create_task(registration.release())
@@ -162,7 +168,7 @@ class Pipeline:
             raise
         except SMSIDError as error:
             if call.doubtful and not error.maybe_sent:
-                raise doubt(call, "a later attempt failed, but an earlier one") from error
+                raise doubt(call, _EARLIER) from error
             raise
 
     async def settle(self, call: Call[_T]) -> _T:
@@ -171,7 +177,12 @@ class Pipeline:
         assert exchange is not None  # noqa: S101 - only asked of a call that has left
         assert exchange.task is not None  # noqa: S101 - and so has a task
         await asyncio.wait((exchange.task,))
-        return _result_of(exchange)
+        try:
+            return _result_of(exchange)
+        except SMSIDError as error:
+            if call.doubtful and not error.maybe_sent:
+                raise doubt(call, _EARLIER) from error
+            raise
 
     async def aclose(self) -> None:
         """Refuse new attempts, wait for the exchanges under way, close what is ours."""
@@ -201,7 +212,7 @@ class Pipeline:
                 )
             max_wait = time_left if max_wait is None else min(max_wait, time_left)
         place = {} if call.arrival is None else {"arrival": call.arrival}
-        if isinstance(self._budget, RateBudget):
+        if type(self._budget) is RateBudget:
             return self._budget.acquire(call.priority, max_wait, **place)
         return self._slot_of_another(call.priority, max_wait, place)
 
@@ -247,15 +258,12 @@ class Pipeline:
 
         loop = asyncio.get_running_loop()
         now = loop.time()
-        limit = now + call.attempt_timeout
         return Exchange(
             call=call,
             slot=slot,
             waited=now - call.asked_at,
             started=now,
-            scope=anyio.CancelScope(
-                deadline=limit if call.deadline is None else min(limit, call.deadline)
-            ),
+            scope=anyio.CancelScope(deadline=_deadline(call)),
             done=loop.create_future(),
             transport_traces=self._transport_traces,
         )
@@ -287,14 +295,16 @@ class Pipeline:
                     secrets=self._secrets,
                 )
             if exchange.scope.cancelled_caught:
-                exchange.error = error_of_broken(exchange, TimeoutError(_late(exchange)))
+                exchange.error = error_of_broken(
+                    exchange, TimeoutError(_late(exchange)), self._secrets
+                )
         except SMSIDError as error:
             exchange.error = error
         except asyncio.CancelledError as exc:  # the event loop is shutting down
-            exchange.error = error_of_broken(exchange, exc)
+            exchange.error = error_of_broken(exchange, exc, self._secrets)
             raise
         except Exception as exc:  # noqa: BLE001 - foreign exceptions end here, and only here
-            exchange.error = error_of_broken(exchange, exc)
+            exchange.error = error_of_broken(exchange, exc, self._secrets)
         finally:
             self._give_back(exchange)
             if exchange.call.registration is None:
@@ -306,6 +316,8 @@ class Pipeline:
         call = exchange.call
         request = self._requests.make(call.method, call.path, call.body, trace=exchange.trace)
         async with await self._client() as client:
+            exchange.started = asyncio.get_running_loop().time()
+            exchange.scope.deadline = _deadline(call)  # waiting for a connection has cost nothing
             exchange.handed_over = True
             response = await client.send(request, stream=True, auth=None, follow_redirects=False)
             exchange.status_code = response.status_code
@@ -320,7 +332,7 @@ class Pipeline:
     def _finished(self, exchange: Exchange[_T], task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not exchange.ended:  # cancelled by a shutdown before its first step
-            exchange.error = error_of_broken(exchange, asyncio.CancelledError())
+            exchange.error = error_of_broken(exchange, asyncio.CancelledError(), self._secrets)
             self._give_back(exchange)
             self._end(exchange)
 
@@ -431,9 +443,8 @@ class Pipeline:
                     "this SMSIDClient is in use in another running event loop; "
                     "make one client for each loop that runs at the same time"
                 )
-            places = getattr(self._budget, "max_in_flight", _PLACES_UNTOLD)
             self._connections = connections = Connections(
-                loop, places=places, loopback=self._settings.loopback
+                loop, places=_places_of(self._budget), loopback=self._settings.loopback
             )
             await connections.start()
         return connections.client()
@@ -445,6 +456,14 @@ class Pipeline:
                 "the client is closed, nothing was sent; make the call inside `async with`, "
                 "or make a new client"
             )
+
+
+def _places_of(budget: Budget) -> int:
+    """How many requests a budget lets be under way, or a guess if it does not say."""
+    places = getattr(budget, "max_in_flight", None)
+    if isinstance(places, bool) or not isinstance(places, int) or places < 1:
+        return _PLACES_UNTOLD
+    return places
 
 
 def _is_httpx_all_through(client: httpx.AsyncClient) -> bool:
@@ -481,6 +500,12 @@ def _result_of(exchange: Exchange[_T]) -> _T:
         raise error
     finally:
         del error  # its traceback knows this frame: without this, a cycle
+
+
+def _deadline(call: Call[Any]) -> float:
+    """When an attempt that begins now must end, on the loop's clock."""
+    limit = asyncio.get_running_loop().time() + call.attempt_timeout
+    return limit if call.deadline is None else min(limit, call.deadline)
 
 
 def _late(exchange: Exchange[Any]) -> str:

@@ -35,6 +35,7 @@ __all__ = [
     "newest",
     "open_rows",
     "record_deliveries",
+    "size",
     "undelivered",
 ]
 
@@ -219,6 +220,12 @@ def count_changed(file: sqlite3.Connection, batch: int) -> int:
 def newest(file: sqlite3.Connection) -> int:
     """Return the last entry's number, 0 without any."""
     (number,) = file.execute("SELECT coalesce(max(id), 0) FROM entries").fetchone()
+    return int(number)
+
+
+def size(file: sqlite3.Connection, batch: int) -> int:
+    """Count the entries that belong to a batch."""
+    (number,) = file.execute("SELECT count(*) FROM entries WHERE batch = ?", (batch,)).fetchone()
     return int(number)
 
 

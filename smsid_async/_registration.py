@@ -74,8 +74,8 @@ class Registration:
             if not limit.expired():
                 raise _failed(exc) from exc
             raise BudgetTimeoutError(
-                f"another send of the reference {self.reference!r} did not end in time; "
-                "this one sent nothing"
+                f"another send of the reference {self.reference!r}, or the journal, did not end "
+                "in time; this one sent nothing"
             ) from exc
         if isinstance(found, SendReceipt):
             return found
@@ -106,10 +106,12 @@ class Registration:
             receipt: The API's, if it was.
             doubtful: Whether an earlier attempt may have taken effect.
         """
-        with _logged():
-            await self._note(error, receipt, doubtful=doubtful)
-        if self.abandoned:
-            await self.release(error)
+        try:
+            with _logged():
+                await self._note(error, receipt, doubtful=doubtful)
+        finally:  # also when a loop that shuts down cancels us here
+            if self.abandoned:
+                await self.release(error)
 
     async def _note(self, error: SMSIDError | None, receipt: object, *, doubtful: bool) -> None:
         claim = self._claim
@@ -168,6 +170,6 @@ def _logged() -> Iterator[None]:
         yield
     except Exception as exc:  # noqa: BLE001 - as said; the error may hold private data
         _logger.error(  # noqa: TRY400
-            "the journal could not record an outcome (%s); it will be unknown to it",
+            "the journal could not record an outcome (%s) yet; it may stay unknown to it",
             type(exc).__name__,
         )

@@ -8,7 +8,7 @@ import random
 from functools import partial
 from typing import TYPE_CHECKING
 
-from smsid_async._config import check_seconds
+from smsid_async._config import check_flag, check_seconds
 from smsid_async._fanout import SendMany, send_all
 from smsid_async._options import CallOptions, Options, PollOptions, check_names, new_call
 from smsid_async._registration import Registration
@@ -276,7 +276,7 @@ class SMS(_Resource):
                 reference=check_reference(message.reference),
                 fingerprint=fingerprint_of(to, text, sender),
                 recipient=to,
-                resend_unknown=resend_unknown,
+                resend_unknown=check_flag("resend_unknown", resend_unknown),
             )
         return call
 

@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import stat
 import string
 from collections import Counter
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
-from smsid_async.errors import ConfigurationError, ValidationError
+from smsid_async.errors import ConfigurationError, SMSIDError, ValidationError
 from smsid_async.models import Message, check_number, check_reference, check_sender, check_text
 from smsid_async.segments import count_segments
 
@@ -33,6 +34,8 @@ _JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 _TEXT_COLUMNS = ("message", "text")
 _LONGEST_LINE = 1_000_000  # characters; whatever has longer ones is no list of messages
 _CHUNK = 65_536  # bytes
+_DIGITS = 6  # no column's name has so many, every phone number has
+_COLUMN = re.compile(r"\w[\w -]{0,30}")  # whatever else stands there may be private
 
 _Cells: TypeAlias = "Mapping[str, object]"
 _Record: TypeAlias = "tuple[int, _Cells | str]"  # the line, and the cells or what is wrong
@@ -175,8 +178,15 @@ class Source:
         return json.dumps([content, template, self.encoding, repr(self.normalise)])
 
     def _check_columns(self, found: Sequence[str]) -> None:
-        names = ", ".join(name for name in found if name) or "none"
-        twice = sorted(name for name, times in Counter(found).items() if name and times > 1)
+        if any(sum(character.isdigit() for character in name) >= _DIGITS for name in found):
+            raise ConfigurationError(
+                f"the first line of {self.path} seems to be a message, not a header; put a line "
+                "with the column names, such as to,message, before it"
+            )
+        names = ", ".join(name for name in found if _COLUMN.fullmatch(name)) or "none"
+        twice = sorted(
+            name for name, times in Counter(found).items() if times > 1 and _COLUMN.fullmatch(name)
+        )
         if twice:
             raise ConfigurationError(
                 f"{self.path} has more than one column {', '.join(twice)}; rename or remove one"
@@ -399,6 +409,10 @@ def _opened(path: Path, encoding: str) -> Iterator[Iterator[str]]:
             yield _lines(file, path)
     except UnicodeError as exc:  # it holds a piece of the file, so it is no cause
         raise _wrong_encoding(path, codec, encoding, exc) from None
+    except ValueError as exc:
+        if isinstance(exc, SMSIDError):
+            raise
+        raise ConfigurationError(f"{str(path)!r} cannot be a path ({exc})") from exc
     except FileNotFoundError as exc:
         raise ConfigurationError(f"there is no file {path}; check the path") from exc
     except PermissionError as exc:

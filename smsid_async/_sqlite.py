@@ -74,6 +74,7 @@ class Store:
     ) -> None:
         self.path = path
         self.closed = False
+        self._gate = threading.RLock()  # a journal may be collected, and leave, in between
         self._after = after
         self.claims = Claims()
         self.users = 0
@@ -104,7 +105,11 @@ class Store:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_T] = loop.create_future()
-        self._jobs.put(_Job(work, again, loop, future))
+        with self._gate:
+            if not self.closed:
+                self._jobs.put(_Job(work, again, loop, future))
+                return future
+        future.set_exception(JournalUnavailableError("the journal was closed meanwhile"))
         return future
 
     @property
@@ -114,8 +119,9 @@ class Store:
 
     def close(self) -> None:
         """Let the thread finish what it has been given, close the file and end."""
-        self.closed = True
-        self._jobs.put(None)
+        with self._gate:
+            self.closed = True
+            self._jobs.put(None)
 
     def join(self) -> None:
         """Wait for the thread's end."""
@@ -256,7 +262,7 @@ def _told(path: Path) -> Iterator[None]:
         raise
     except Exception as exc:
         raise JournalUnavailableError(
-            f"the journal {path} cannot be written ({_reason(exc)}), so nothing was sent; "
+            f"the journal {path} cannot be written ({_reason(exc)}), so this was not sent; "
             "mend the disk or the file's permissions, or name another journal"
         ) from exc
 
@@ -329,7 +335,7 @@ def store_at(path: Path, prepare: Callable[[sqlite3.Connection], None]) -> Store
     with _stores_lock:
         store = _stores.get(key)
         if store is None or not store.usable:
-            store = _stores[key] = Store(path, prepare, after=store)
+            store = _stores[key] = Store(Path(key), prepare, after=store)
         store.users += 1
         return store
 
@@ -356,6 +362,7 @@ def read_only(path: Path) -> sqlite3.Connection:
     Raises:
         ConfigurationError: It is not there, or cannot be read.
     """
+    path = Path(os.path.realpath(path))  # beside it stands the write-ahead log
     # Where nobody writes, reading must leave no files of its own behind.
     at_rest = "" if Path(f"{path}-wal").exists() else "&immutable=1"
     try:

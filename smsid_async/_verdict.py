@@ -6,12 +6,14 @@ success or a promise of refusal is in doubt, and says so.
 
 from __future__ import annotations
 
+import json
 import re
+import traceback
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 
-from smsid_async._envelope import Answer, api_error, plain_success
+from smsid_async._envelope import SHORTEST_PRIVATE, Answer, api_error, plain_success
 from smsid_async._retry import parse_http_date, parse_retry_after
 from smsid_async.errors import (
     InvalidResponseError,
@@ -79,8 +81,16 @@ def result_of_answer(
         raise
 
 
-def error_of_broken(exchange: Exchange[Any], exc: BaseException) -> SMSIDError:
-    """Turn a foreign exception into our error, with it as the cause."""
+def error_of_broken(
+    exchange: Exchange[Any], exc: BaseException, secrets: tuple[str, ...]
+) -> SMSIDError:
+    """Turn a foreign exception into our error, with it as the cause.
+
+    Args:
+        exchange: What broke.
+        exc: How.
+        secrets: What nothing may show, beside what the call sent.
+    """
     call = exchange.call
     if exchange.handed_over and not exchange.traced and isinstance(exc, Exception):
         # No trace although our own transport emits them: it was replaced, by a mock say.
@@ -93,15 +103,28 @@ def error_of_broken(exchange: Exchange[Any], exc: BaseException) -> SMSIDError:
         error = doubt(call, f"the exchange broke ({why}), but it")
     else:
         error = TransportError(f"the exchange broke: {why}. It was a read, so try again")
-    error.__cause__ = _without_what_came(exc)
+    error.__cause__ = _fit_to_show(exc, (*call.private, *secrets))
     return error
 
 
-def _without_what_came(exc: BaseException) -> BaseException:
-    """Drop the peer's bytes, which a protocol error quotes: they may repeat what we sent."""
-    if not isinstance(exc, httpx.ProtocolError):
-        return exc
-    return type(exc)(_QUOTED.split(str(exc), maxsplit=1)[0].rstrip(" :("))
+def _fit_to_show(exc: BaseException, private: tuple[str, ...]) -> BaseException:
+    """Return the exception, or one of its name alone if it quotes what we sent.
+
+    A server can send back what it got, and protocol errors quote it.
+    """
+    if isinstance(exc, httpx.ProtocolError):
+        return type(exc)(_QUOTED.split(str(exc), maxsplit=1)[0].rstrip(" :("))
+    shown = "".join(traceback.format_exception(exc))
+    if any(form in shown for value in private for form in _forms(value)):
+        return TransportError(f"{type(exc).__module__}.{type(exc).__name__}")
+    return exc
+
+
+def _forms(value: str) -> set[str]:
+    """Return how a text looks as it is, in JSON, and in Python's way to show bytes."""
+    if len(value) < SHORTEST_PRIVATE:
+        return set()
+    return {value, json.dumps(value)[1:-1], repr(value.encode())[2:-1]}
 
 
 def doubt(call: Call[Any], what: str) -> OutcomeUnknownError:

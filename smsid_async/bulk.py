@@ -31,7 +31,7 @@ from weakref import WeakKeyDictionary
 import attrs
 
 from smsid_async import _entries, _manifest
-from smsid_async._config import account_label, check_seconds
+from smsid_async._config import account_label, check_flag, check_seconds
 from smsid_async._fanout import SendMany, send_all
 from smsid_async._feeds import FileFeed, Preparation, StreamFeed
 from smsid_async._manifest import Changed
@@ -143,6 +143,9 @@ class JobSummary:
 class BulkJob:
     """Messages on their way, remembered by a journal.
 
+    Other messages than a file's are pulled a hundred ahead at the most; what was pulled
+    and not sent is `waiting` in the journal, and goes out when it comes again.
+
     Each row has a reference: its own, or one made from its content and its number among
     rows of that content. So the same file run again continues, rows may be moved or
     inserted, and of an edited file only what is new is sent.
@@ -179,8 +182,8 @@ class BulkJob:
         concurrency: int = 100,
         priority: Priority = Priority.BULK,
     ) -> None:
-        self.resend_unknown = resend_unknown
-        self.allow_changed = allow_changed
+        self.resend_unknown = check_flag("resend_unknown", resend_unknown)
+        self.allow_changed = check_flag("allow_changed", allow_changed)
         self.concurrency = concurrency
         self.priority = priority
         self._source = _as_source(source, message, encoding, region)
@@ -521,7 +524,7 @@ def report(
     with _reading(journal) as file:
         if not isinstance(destination, str | os.PathLike):
             return write_report(file, destination, form=format, batch=batch)
-        if os.path.realpath(destination) == os.path.realpath(journal):
+        if _is_part_of(destination, journal):
             raise ConfigurationError("the report would take the journal's place; name another file")
         try:
             with _private(Path(destination)) as out:
@@ -541,6 +544,12 @@ def _reading(journal: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
             yield file
         except sqlite3.Error as exc:
             raise ConfigurationError(f"the journal {path} cannot be read ({exc})") from exc
+
+
+def _is_part_of(path: str | os.PathLike[str], journal: str | os.PathLike[str]) -> bool:
+    here, own = os.path.realpath(path), os.path.realpath(journal)
+    beside = {f"{own}{end}" for end in ("-wal", "-shm", ".lock")}
+    return here in beside or (Path(here).exists() and Path(here).samefile(own))
 
 
 def _private(path: Path) -> TextIO:

@@ -58,7 +58,8 @@ class AttemptFinished:
         waited: Seconds it waited for its slot.
         duration: Seconds from the slot to the end of the exchange.
         status_code: The HTTP status, None when no answer came.
-        outcome: What became of the request: `sent` for a plain success.
+        outcome: What became of the request: `sent` for a plain success. For a read
+            `not_sent` means that it had no effect, not that it never left.
         error: The name of the error's class, None for a plain success.
     """
 

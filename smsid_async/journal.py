@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable
 
+    from smsid_async._claims import Claims
     from smsid_async._sqlite import Store
 
 __all__ = ["Claim", "Journal", "PastRequest", "SQLiteJournal", "State", "fingerprint_of"]
@@ -252,23 +253,38 @@ class SQLiteJournal:
         """Claim a reference, or return the receipt that it already has; see `Journal.claim`."""
         claims = self._opened().claims
         holder = Holder(fingerprint, self._clock() + self._lease)
+        token = secrets.token_hex(8)
+        self._holders[token] = holder  # from now on the file stays open
+        try:
+            found = await self._found(claims, holder, reference, fingerprint, resend=resend_unknown)
+        except BaseException:
+            self._holders.pop(token)
+            claims.drop(reference, holder)
+            self._leave_if_idle()
+            raise
+        if isinstance(found, SendReceipt):
+            self._holders.pop(token)
+            claims.drop(reference, holder)
+            self._leave_if_idle()
+            return found
+        holder.doubtful = found
+        return Claim(reference, fingerprint, recipient, token, doubtful=found)
+
+    async def _found(
+        self, claims: Claims, holder: Holder, reference: str, fingerprint: str, *, resend: bool
+    ) -> SendReceipt | bool:
+        """Wait for the reference, and return its receipt or whether it is in doubt."""
         while (other := claims.take(reference, holder, now=self._clock())) is not None:
             _check_same(reference, fingerprint, other.fingerprint)
             await claims.wait(other, seconds=max(0.0, other.expires - self._clock()))
             holder.expires = self._clock() + self._lease
-        try:
+            # Most often it was sent: then all who waited have it at once, not one after another.
             entry = await self.run(lambda file: _entries.find(file, reference))
-            found = _judge(reference, fingerprint, entry, resend_unknown=resend_unknown)
-        except BaseException:
-            claims.drop(reference, holder)
-            raise
-        if isinstance(found, SendReceipt):
-            claims.drop(reference, holder)
-            return found
-        holder.doubtful = found
-        token = secrets.token_hex(8)
-        self._holders[token] = holder
-        return Claim(reference, fingerprint, recipient, token, doubtful=found)
+            if entry is not None and entry.receipt is not None:
+                _check_same(reference, fingerprint, entry.fingerprint)
+                return entry.receipt
+        entry = await self.run(lambda file: _entries.find(file, reference))
+        return _judge(reference, fingerprint, entry, resend_unknown=resend)
 
     async def intend(self, claim: Claim) -> None:
         """Write durably that the message may leave from now on; see `Journal.intend`."""
@@ -284,6 +300,7 @@ class SQLiteJournal:
                 recipient=claim.recipient,
                 process=_this_process(),
                 token=claim.token,
+                doubtful=claim.doubtful,
                 now=now,
             ):
                 raise _lost(claim)
@@ -432,8 +449,8 @@ def _check_same(reference: str, fingerprint: str, other: str) -> None:
 
 def _lost(claim: Claim) -> JournalUnavailableError:
     return JournalUnavailableError(
-        f"the claim on the reference {claim.reference!r} was taken over after its lease ended, "
-        "so nothing was sent by this call"
+        f"the claim on the reference {claim.reference!r} was taken over, or another send under it "
+        "came first, so nothing was sent by this call"
     )
 
 

@@ -98,7 +98,8 @@ class Message:
         to: The recipient in E.164, such as `+447700900123`.
         text: 1 to 1600 characters.
         sender_id: An approved sender ID of 2 to 11 characters; None for the default.
-        reference: Your own unique name for this send.
+        reference: Your own unique name for this send. With a journal it is sent at most
+            once under it; without one it is only carried to the result.
     """
 
     to: str = attrs.field(repr=mask_number)
@@ -340,7 +341,7 @@ def _is_word(value: object) -> bool:
 
 def _required_text(data: JSONObject, field: str) -> str:
     value = data.get(field)
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value.strip() or not _is_encodable(value):
         raise InvalidResponseError(f"the answer has no text in `{field}`")
     return value
 
@@ -349,7 +350,7 @@ def _optional_text(data: JSONObject, field: str) -> str:
     value = data.get(field)
     if value is None:
         return ""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not _is_encodable(value):
         raise InvalidResponseError(f"the answer's `{field}` is not a text")
     return value
 

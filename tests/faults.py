@@ -516,6 +516,31 @@ FORGED_ANSWER = head(f"Content-Length: {len(FORGED)}") + FORGED
 WHOLE = head(f"Content-Length: {len(WELL)}") + WELL
 
 
+def padded(size: int) -> bytes:
+    """A good answer of so many bytes."""
+    length = size - len(head("Content-Length: 00000"))
+    return head(f"Content-Length: {length:05}") + WELL.ljust(length)
+
+
+def two_records(first: bytes, second: bytes) -> Script:
+    """Answer in a TLS record, and send another with it, in one piece."""
+
+    async def script(_: Arrival, writer: asyncio.StreamWriter) -> None:
+        tls = writer.transport._ssl_protocol  # type: ignore[attr-defined]
+        tls._sslobj.write(first)
+        tls._sslobj.write(second)
+        tls._transport.write(tls._outgoing.read())
+
+    return script
+
+
+async def bad_header(arrival: Arrival, writer: asyncio.StreamWriter) -> None:
+    """Send the body and the key back where a header should stand."""
+    key = arrival.headers["x-api-key"].encode()
+    writer.write(b"HTTP/1.1 200 OK\r\n" + arrival.body + b" " + key + b"\r\nX\x00: 1\r\n\r\n")
+    writer.close()
+
+
 # -- rows ----------------------------------------------------------------------
 
 
@@ -799,6 +824,17 @@ HOSTILE = [
         "a forged answer soon after the answer",
         sequence(raw(WHOLE, close=False), drip(FORGED_ANSWER, 0.0)),
     ),
+    fine("a forged answer after 65,536 bytes", raw(padded(65_536) + FORGED_ANSWER, close=False)),
+    fine(
+        "a forged answer in a TLS record of its own",
+        two_records(WHOLE, FORGED_ANSWER),
+        world=tunnelled(),
+    ),
+    fine(
+        "a forged answer in a TLS record, a caller's client",
+        two_records(WHOLE, FORGED_ANSWER),
+        world=OVER_TLS,
+    ),
     unknown("a body after 204", raw(b"HTTP/1.1 204 No\r\n\r\n" + FORGED_ANSWER, close=False)),
     unknown("a body of more than 1 MiB", answer(200, b" " * (1 << 20) + WELL)),
     hanging(
@@ -901,6 +937,8 @@ THEIRS = [
         attempt_timeout=SHORT,
     ),
     fine("aiohttp", world=plain(http_client=over_aiohttp)),
+    unknown("aiohttp, the request's body comes back", echo, world=plain(http_client=over_aiohttp)),
+    unknown("aiohttp, the key comes back", bad_header, world=plain(http_client=over_aiohttp)),
     unknown("aiohttp, reset after the body was read", rst, world=plain(http_client=over_aiohttp)),
     unknown(
         "aiohttp, kept connection closed",

@@ -378,7 +378,7 @@ def test_a_full_disk_sends_nothing_and_is_told(sandbox, listed, monkeypatch):
     with disk.broken("database or disk is full"):
         result = run(sandbox, path)
     assert result.exit_code == 1
-    assert "(database or disk is full), so nothing was sent" in result.stderr
+    assert "(database or disk is full), so this was not sent" in result.stderr
     assert result.stderr.count("\n") == 1
     assert sandbox.messages == []
 
@@ -401,7 +401,7 @@ def test_a_disk_that_fails_while_sending_stops_it_with_the_sums(sandbox, listed,
     assert summary["error"] == "JournalUnavailableError"
     assert summary["sent"] == summary["unknown"] == 0
     assert summary["not_sent"] + summary["waiting"] == 30
-    assert "(disk I/O error), so nothing was sent" in result.stderr
+    assert "(disk I/O error), so this was not sent" in result.stderr
 
 
 # -- dry run -------------------------------------------------------------------

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import httpx
 import pytest
 from conftest import NUMBER
 from test_http import OwnBudget
-from wire import SENT, Arrival, RawServer, answer, reset
+from wire import SENT, Arrival, RawServer, answer, ok, reset
 
-from smsid_async import OutcomeUnknownError, RateBudget, SMSIDClient
+from smsid_async import OutcomeUnknownError, RateBudget, SendReceipt, SMSIDClient
 from smsid_async._connections import Connections
 
 
@@ -89,3 +90,66 @@ async def test_connections_of_another_loop_are_left_to_it() -> None:
         assert not connections.over
     finally:
         other.close()
+
+
+async def test_a_connection_with_more_on_it_is_lent_to_nobody_else() -> None:
+    """Two calls over one connection of the caller's: the second waits for it in httpcore."""
+    forged = answer(200, ok({"status": "success", "message_id": "FORGED"}))
+
+    async def twice(arrival: Arrival, writer: asyncio.StreamWriter) -> None:
+        await answer(200, SENT)(arrival, writer)
+        await forged(arrival, writer)
+
+    async with (
+        RawServer(twice, answer(200, SENT)) as server,
+        httpx.AsyncClient(limits=httpx.Limits(max_connections=1)) as http_client,
+        SMSIDClient(
+            "test",
+            base_url=server.url,
+            budget=RateBudget.unlimited(),
+            http_client=http_client,
+        ) as client,
+    ):
+        receipts = await asyncio.gather(*(client.sms.send(NUMBER, "Hello") for _ in range(2)))
+        assert [receipt.message_id for receipt in receipts] == ["M1", "M1"]
+        assert len(server.ledger) == server.connections == 2
+
+
+async def test_waiting_for_a_connection_takes_none_of_an_attempts_time() -> None:
+    async def slow(arrival: Arrival, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.1)
+        await answer(200, SENT)(arrival, writer)
+
+    async with RawServer(slow) as server:
+        budget = OwnBudget()
+        async with SMSIDClient(
+            "test", base_url=server.url, budget=budget, attempt_timeout=0.6
+        ) as client:
+            calls = (client.sms.send(NUMBER, "Hello") for _ in range(600))
+            results = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(result) for result in results} == {SendReceipt}
+
+
+@pytest.mark.parametrize("places", [None, "50", -1, 0, True])
+async def test_a_budget_that_says_nonsense_about_its_places_works(places: object) -> None:
+    budget = OwnBudget()
+    budget.max_in_flight = places  # type: ignore[attr-defined]
+    async with RawServer(answer(200, SENT)) as server:
+        async with open_client(server.url, budget) as client:
+            await client.sms.send(NUMBER, "Hello")
+
+
+def test_a_client_of_a_loop_that_is_gone_is_not_said_to_be_open() -> None:
+    loop = asyncio.new_event_loop()
+
+    async def use() -> SMSIDClient:
+        async with RawServer(answer(200, SENT)) as server:
+            client = open_client(server.url)
+            await client.sms.send(NUMBER, "Hello")
+            return client
+
+    client = loop.run_until_complete(use())
+    assert client._pipeline.open_connections
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+    assert not client._pipeline.open_connections

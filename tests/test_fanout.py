@@ -28,14 +28,14 @@ from smsid_async import (
     SMSIDError,
     ValidationError,
 )
-from smsid_async.hooks import AttemptFinished
+from smsid_async.hooks import AttemptFinished, SlotGranted
 from smsid_async.sandbox import Sandbox
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from smsid_async import SendMany
-    from smsid_async.hooks import Event
+    from smsid_async.hooks import Event, Hook
 
 
 def messages(count: int) -> list[Message]:
@@ -412,3 +412,56 @@ async def test_a_defect_of_ours_is_not_swallowed(
     monkeypatch.setattr(client._pipeline, "request", broken)
     _, error = await collect(client.sms.send_many(messages(3), concurrency=1))
     assert isinstance(error, RuntimeError)
+
+
+def granted_twice(then: Callable[[], None]) -> Hook:
+    grants: list[Event] = []
+
+    def hook(event: Event) -> None:
+        if isinstance(event, SlotGranted):
+            grants.append(event)
+            if len(grants) == 2:
+                then()
+
+    return hook
+
+
+@pytest.mark.parametrize("steps", [0, 3, 6, 9, 12, 20])
+async def test_stopped_while_a_second_attempt_leaves_the_first_is_not_forgotten(steps: int) -> None:
+    policy = RetryPolicy(retry_unknown=True, backoff=0.0)
+    refused = answer(400, {"meta": {"code": 400, "text": "No"}})
+    stopping: list[asyncio.Task[None]] = []
+
+    async def stop() -> None:
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        results.stop()
+
+    hook = granted_twice(lambda: stopping.append(asyncio.create_task(stop())))
+    async with RawServer(reset, refused) as server:
+        async with SMSIDClient(
+            "test",
+            base_url=server.url,
+            budget=RateBudget.unlimited(),
+            retry=policy,
+            hooks=[hook],
+        ) as client:
+            results = client.sms.send_many([Message(NUMBER, "Hello")])
+            seen = [result async for result in results]
+            await stopping[0]
+    assert [result.outcome for result in seen] == [Outcome.UNKNOWN]
+
+
+async def test_stopped_as_a_429_comes_in_it_is_not_tried_again() -> None:
+    def hook(event: Event) -> None:
+        if isinstance(event, AttemptFinished) and event.status_code == 429:
+            results.stop()
+
+    async with RawServer(answer(429, b"", "Retry-After: 0"), answer(200, SENT)) as server:
+        async with SMSIDClient(
+            "test", base_url=server.url, budget=RateBudget.unlimited(), hooks=[hook]
+        ) as client:
+            results = client.sms.send_many([Message(NUMBER, "Hello")])
+            seen = [result async for result in results]
+        assert len(server.ledger) == 1
+    assert [result.outcome for result in seen] == [Outcome.NOT_SENT]

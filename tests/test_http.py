@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import traceback
 from typing import TYPE_CHECKING
 
 import anyio
@@ -290,6 +291,22 @@ async def test_the_calls_own_timeout_bounds_the_exchange_too() -> None:
         with pytest.raises(OutcomeUnknownError):
             await client.sms.send(NUMBER, "Hello", timeout=5)
         assert asyncio.get_running_loop().time() - began == pytest.approx(5, abs=0.1)
+
+
+async def test_what_an_unknown_transport_quotes_is_not_shown() -> None:
+    words = "Grüße an alle"
+
+    def quote(request: httpx.Request) -> httpx.Response:
+        raise LookupError(f"bad: {request.content!r}")
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(quote)) as http_client:
+        async with open_client("http://localhost", http_client=http_client) as client:
+            with pytest.raises(OutcomeUnknownError) as caught:
+                await client.sms.send(NUMBER, words)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "builtins.LookupError" in shown
+    assert NUMBER not in shown
+    assert "an alle" not in shown.replace('words = "Grüße an alle"', "")
 
 
 # -- 429 -----------------------------------------------------------------------
@@ -729,6 +746,16 @@ async def test_a_budget_that_raises_is_one_of_our_errors_and_nothing_was_sent(
     assert not caught.value.maybe_sent
     assert isinstance(caught.value.__cause__, LookupError)
     assert "secret" not in str(caught.value)
+
+
+async def test_a_budget_made_from_ours_may_raise_anything_too() -> None:
+    class Remote(RateBudget):
+        async def acquire(self, *_: object, **__: object) -> OwnSlot:  # type: ignore[override]
+            raise ConnectionError("the store is gone")
+
+    async with open_client("http://localhost", budget=Remote()) as client:
+        with pytest.raises(BudgetUnavailableError, match="ConnectionError"):
+            await send(client)
 
 
 async def test_a_budget_may_raise_our_own_errors() -> None:

@@ -1449,3 +1449,35 @@ def test_both_are_journals() -> None:
 def test_what_is_no_journal_is_refused(other: object) -> None:
     with pytest.raises(ConfigurationError, match="SQLiteJournal"):
         SMSIDClient("key", journal=other)  # type: ignore[arg-type]
+
+
+async def test_cancelled_while_its_claim_is_released_it_says_what_the_error_would(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    releasing = asyncio.Event()
+
+    async def release(*_: object, **__: object) -> None:
+        releasing.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(SQLiteJournal, "release", release)
+    async with RawServer(reset) as server:
+        journal = SQLiteJournal(path)
+        async with open_client(server.url, journal) as client:
+            task = asyncio.create_task(send(client))
+            await releasing.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await task
+            journal._holders.clear()
+    assert caught.value.maybe_sent is True  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("field", ["message_id", "status"])
+async def test_an_answer_that_cannot_be_written_down_is_not_trusted(path: Path, field: str) -> None:
+    data = {"status": "success", "message_id": "M1"} | {field: "\ud800"}
+    async with RawServer(answer(200, ok(data))) as server:
+        async with open_client(server.url, SQLiteJournal(path)) as client:
+            with pytest.raises(OutcomeUnknownError):
+                await send(client)
+    assert states(path) == {REFERENCE: "unknown"}

@@ -464,7 +464,7 @@ async def main():
     try:
         await store.submit(add(1_000_000))
     except JournalUnavailableError as error:
-        assert "so nothing was sent" in str(error)
+        assert "so this was not sent" in str(error)
     else:
         raise SystemExit("the limit did not hold")
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))

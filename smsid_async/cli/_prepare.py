@@ -175,6 +175,7 @@ def copied(journal: SQLiteJournal) -> Iterator[SQLiteJournal]:
 
 
 def _copy(path: Path, copy: Path) -> None:
+    path = path.resolve()
     # Without a write-ahead log nobody works on it, and nothing needs to be made beside it.
     how = "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"
     uri = f"{path.resolve().as_uri()}?{how}"
