@@ -106,7 +106,7 @@ async def ours(url: str) -> None:
 
 
 def twilio(**options: Any) -> Callable[[str], Awaitable[None]]:
-    """Twilio's client as its README makes it, and as `max_retries` is for."""
+    """Twilio's async client, with its own defaults or with these options."""
 
     async def send(url: str) -> None:
         from twilio.http.async_http_client import AsyncTwilioHttpClient  # noqa: PLC0415

@@ -50,6 +50,7 @@ __all__ = ["Pipeline"]
 
 _T = TypeVar("_T")
 _logger = logging.getLogger("smsid_async")
+_logger.addHandler(logging.NullHandler())  # quiet, unless the program wants to hear it
 
 _PLACES_UNTOLD = 50  # requests at once for a budget that does not say how many it lets out
 _EARLIER = "a later attempt failed, but an earlier one"

@@ -318,6 +318,10 @@ class Told:
         return self.granted - self.ended.total()
 
 
+# A request that has begun to leave may not arrive; anything beyond that is a false alarm.
+MOST_OVERCLAIMED = 0.05
+
+
 @attrs.define
 class Summary:
     """What a run came to; `faults` is empty if every promise was kept."""
@@ -351,6 +355,12 @@ class Summary:
         return end.maybe_sent is False and counted > 0
 
     @property
+    def overclaimed(self) -> float:
+        """The share of all that was said to have perhaps left, and is not in the ledger."""
+        said = [end for end in self.endings if end.maybe_sent]
+        return sum(not self.ledger[end.text] for end in said) / max(1, len(said))
+
+    @property
     def twice(self) -> list[str]:
         return [text for text, count in self.ledger.items() if count > 1]
 
@@ -365,6 +375,7 @@ class Summary:
             "attempts that no hook was told the end of": self.untold,
             "left, and not finished": self.unfinished,
             "untrue": self.untrue,
+            "doubts without a reason": self.overclaimed > MOST_OVERCLAIMED,
             "posted twice": self.twice,
             "foreign exceptions": self.foreign,
         }

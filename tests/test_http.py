@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import subprocess
+import sys
 import traceback
 from typing import TYPE_CHECKING
 
@@ -884,6 +886,30 @@ async def test_a_hook_that_raises_changes_nothing(caplog: pytest.LogCaptureFixtu
             await send(client)
     assert "raised RuntimeError" in caplog.text
     assert "text-canary" not in caplog.text
+
+
+QUIET = """
+import asyncio, smsid_async
+from smsid_async import *
+
+async def main():
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with SMSIDClient("test", base_url=url, attempt_timeout=5) as client:
+        try:
+            await client.sms.send("+447700900123", "Hello")
+        except OutcomeUnknownError:
+            print("unknown")
+
+asyncio.run(main())
+"""
+
+
+def test_it_is_quiet_unless_the_program_wants_to_hear_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", QUIET], capture_output=True, timeout=60, check=False
+    )
+    assert (done.stdout, done.stderr) == (b"unknown\n", b"")
 
 
 async def test_an_unknown_outcome_and_a_hold_are_warnings(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,7 +1,6 @@
 """The commands, their arguments and their help; what they do stands in the other modules."""
 
 import contextlib
-import logging
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
@@ -91,7 +90,6 @@ def run() -> None:
     """Run the command with the process's arguments, and exit."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         cast("io.TextIOWrapper", stream).reconfigure(errors="backslashreplace")
-    logging.getLogger("smsid_async").addHandler(logging.NullHandler())  # what it says, we show
     app(prog_name="smsid")
 
 
