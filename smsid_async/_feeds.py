@@ -97,7 +97,7 @@ class FileFeed:
         self._rows = 0
         self._entries = 0
         self._source = source
-        self._journal = journal
+        self.journal = journal
         self.sender_id = sender_id
 
     async def prepare(
@@ -105,7 +105,7 @@ class FileFeed:
     ) -> Preparation:
         """Enter the whole file, unless the journal knows it from last time."""
         digest = await self._digest()
-        known = await self._journal.run(lambda file: _manifest.batch_of(file, digest))
+        known = await self.journal.run(lambda file: _manifest.batch_of(file, digest))
         if known is None:
             found = await self._enter(digest, look)
         else:
@@ -114,7 +114,7 @@ class FileFeed:
         self._rows = found.rows + found.bad_rows
         batch = self.batch
         assert batch is not None  # noqa: S101 - both ways set it
-        self._entries = await self._journal.run(lambda file: _manifest.size(file, batch))
+        self._entries = await self.journal.run(lambda file: _manifest.size(file, batch))
 
         def look_back(file: sqlite3.Connection) -> Preparation:
             changed = list(itertools.islice(_manifest.changed(file, batch), _TOLD))
@@ -125,7 +125,7 @@ class FileFeed:
                 changed_rows=_manifest.count_changed(file, batch) if changed else 0,
             )
 
-        return await self._journal.run(look_back)
+        return await self.journal.run(look_back)
 
     async def _digest(self) -> str:
         content = await asyncio.to_thread(self._source.digest)
@@ -133,12 +133,12 @@ class FileFeed:
 
     async def _enter(self, digest: str, look: Callable[[Row | BadRow], None] | None) -> Preparation:
         name = str(self._source.path)
-        newest = await self._journal.run(_manifest.newest)
-        batch = await self._journal.run(lambda file: _manifest.new_batch(file, name))
+        newest = await self.journal.run(_manifest.newest)
+        batch = await self.journal.run(lambda file: _manifest.new_batch(file, name))
         entering, bad, bad_rows, good_rows = Entering(batch), list[BadRow](), 0, 0
         async for first, rows in _chunks(self._source.rows()):
             items = await asyncio.to_thread(self._items, first, rows, look)
-            _, strangers = await self._journal.run(partial(entering.enter, items=items))
+            _, strangers = await self.journal.run(partial(entering.enter, items=items))
             wrong = [row for row in rows if isinstance(row, BadRow)]
             wrong += [_stranger(item, look) for item in strangers]
             bad_rows += len(wrong)
@@ -153,7 +153,7 @@ class FileFeed:
         self.batch = batch
         whole = None if bad_rows else digest
         repeats = entering.repeats
-        await self._journal.run(
+        await self.journal.run(
             lambda file: _manifest.finish(
                 file, batch, digest=whole, rows=good_rows, repeats=repeats
             )
@@ -161,7 +161,7 @@ class FileFeed:
         return Preparation(
             rows=good_rows,
             to_send=0,
-            new=await self._journal.run(_manifest.newest) - newest,
+            new=await self.journal.run(_manifest.newest) - newest,
             repeats=repeats,
             repeated=tuple(entering.repeated),
             bad_rows=bad_rows,
@@ -184,7 +184,7 @@ class FileFeed:
         """Read the file again, and yield what is to be sent."""
         batch = self.batch
         assert batch is not None  # noqa: S101 - prepared before
-        first = await self._journal.run(
+        first = await self.journal.run(
             lambda file: _manifest.first_open(file, batch, resend_unknown=resend_unknown)
         )
         if first is None:
@@ -192,7 +192,7 @@ class FileFeed:
             return
         end = first
         async for place, rows in _chunks(self._source.rows(skip=first), first):
-            open_rows = await self._journal.run(
+            open_rows = await self.journal.run(
                 partial(
                     _manifest.open_rows,
                     batch=batch,
@@ -215,7 +215,7 @@ class FileFeed:
     async def _check_ours(self) -> None:
         batch = self.batch
         assert batch is not None  # noqa: S101 - prepared before
-        if await self._journal.run(lambda file: _manifest.size(file, batch)) < self._entries:
+        if await self.journal.run(lambda file: _manifest.size(file, batch)) < self._entries:
             raise ConfigurationError(
                 "another job has entered rows of this one into the same journal meanwhile, so not "
                 "all were sent; run it again when that has ended"
@@ -245,14 +245,14 @@ class StreamFeed:
     ) -> None:
         self.batch: int | None = None
         self._source = messages
-        self._journal = journal
+        self.journal = journal
         self.sender_id = sender_id
 
     async def messages(
         self, *, resend_unknown: bool, allow_changed: bool
     ) -> AsyncGenerator[Pending, None]:
         """Pull messages, enter them, and yield what is to be sent."""
-        batch = self.batch = await self._journal.run(
+        batch = self.batch = await self.journal.run(
             lambda file: _manifest.new_batch(file, "messages")
         )
         entering = Entering(batch)
@@ -266,7 +266,7 @@ class StreamFeed:
             work = partial(
                 _enter_and_look, entering, batch, items, first, resend_unknown=resend_unknown
             )
-            open_rows, changed = await self._journal.run(work)
+            open_rows, changed = await self.journal.run(work)
             entered = {item.row for item in items}
             for place, message in enumerate(messages, first):
                 if place not in entered:  # it is refused where it is checked, on its way

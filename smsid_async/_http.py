@@ -152,10 +152,18 @@ class Pipeline:
         """End the claim of a cancelled call, now or with the exchange that goes on."""
         if call.exchange is not None and call.exchange.goes_on:
             registration.abandoned = True
-            return
+        else:
+            self._release_soon(registration)
+
+    def _release_soon(self, registration: Registration) -> None:
         task = asyncio.create_task(registration.release())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda task: self._released(registration, task))
+
+    def _released(self, registration: Registration, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled() and not registration.over:  # before its first step, by a shutdown
+            self._release_soon(registration)
 
     async def _request(self, call: Call[_T]) -> _T:
         try:

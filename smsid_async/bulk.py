@@ -265,8 +265,7 @@ class BulkJob:
         if self._prepared is None and isinstance(feed, FileFeed):
             await self.prepare(client)
         _refuse(self._prepared, allow_changed=self.allow_changed)
-        if self._journal is not None:
-            await _restore(client, self._journal)
+        await _restore(client, feed.journal)
         if isinstance(feed, FileFeed):
             return feed.messages(resend_unknown=self.resend_unknown)
         return feed.messages(resend_unknown=self.resend_unknown, allow_changed=self.allow_changed)

@@ -321,7 +321,8 @@ class SQLiteJournal:
         """Write what became of the message; see `Journal.record`."""
         now = self._wall_clock()
         self._holder(claim).doubtful |= outcome is Outcome.UNKNOWN
-        written = self._opened().submit(
+        store = self._opened()
+        written = store.submit(
             lambda file: _entries.record(
                 file,
                 claim.reference,
@@ -334,19 +335,20 @@ class SQLiteJournal:
             again=True,
         )
         if outcome is not Outcome.UNKNOWN:
-            self._drop(claim)  # whoever claims it next reads the file after this was written
+            self._drop(claim, store)  # whoever claims it next reads the file after this was written
         await written
 
     async def release(self, claim: Claim, *, why: str = "") -> None:
         """End a claim; see `Journal.release`."""
         state = State.UNKNOWN if self._holder(claim).doubtful else State.NOT_SENT
-        written = self._opened().submit(
+        store = self._opened()
+        written = store.submit(
             lambda file: _entries.withdraw(
                 file, claim.reference, token=claim.token, state=state, why=why
             ),
             again=True,
         )
-        self._drop(claim)  # at once, since a loop that is being shut down waits for no disk
+        self._drop(claim, store)  # at once, since a loop that is being shut down waits for no disk
         await written
 
     async def requests_since(self, seconds: float) -> list[PastRequest]:
@@ -402,10 +404,8 @@ class SQLiteJournal:
         except KeyError:
             raise _lost(claim) from None
 
-    def _drop(self, claim: Claim) -> None:
-        holder = self._holders.pop(claim.token, None)
-        if holder is not None and self._store is not None:
-            self._store.claims.drop(claim.reference, holder)
+    def _drop(self, claim: Claim, store: Store) -> None:
+        store.claims.drop(claim.reference, self._holders.pop(claim.token))
         self._leave_if_idle()
 
     def _leave_if_idle(self) -> Store | None:

@@ -521,6 +521,28 @@ def test_a_template_says_what_was_put_in(cells, literal):
 # -- size and imports ----------------------------------------------------------
 
 
+def test_a_file_without_a_header_shows_none_of_its_first_message(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text("+447700900123,Dear Anna your code is 4711\n+447700900124,Hello\n")
+    with pytest.raises(ConfigurationError, match="seems to be a message, not a header") as caught:
+        list(Source(path))
+    assert "7700" not in str(caught.value)
+    assert "Anna" not in str(caught.value)
+
+
+def test_strange_column_names_are_not_shown(tmp_path):
+    path = tmp_path / "list.csv"
+    path.write_text("name,Dear Anna!!,Dear Anna!!\nx,y,z\n")
+    with pytest.raises(ConfigurationError, match=r"found: name$") as caught:
+        list(Source(path))
+    assert "Anna" not in str(caught.value)
+
+
+def test_a_path_that_cannot_be_one_is_told():
+    with pytest.raises(ConfigurationError, match="cannot be a path"):
+        list(Source("a\0b"))
+
+
 def test_memory_is_flat_for_many_rows(tmp_path):
     path = tmp_path / "list.csv"
     with path.open("w") as file:

@@ -533,6 +533,51 @@ async def test_a_job_may_be_run_by_a_client_with_another_sender(
     assert len(sandbox.messages) == 4
 
 
+async def test_a_job_says_so_when_another_took_its_rows(
+    client: SMSIDClient, sandbox: Sandbox, path: Path, journal: Path
+) -> None:
+    """Another job prepares an edited file over the same journal, while this one sends."""
+    body = [(NUMBER, f"Text {number}") for number in range(1500)]
+    write(path, body)
+    other = write(path.with_name("edited.csv"), [*body, ("no number", "oops")])
+    own = SQLiteJournal(journal)
+    seen: list[RowResult] = []
+
+    async def disturbed() -> None:
+        async for result in BulkJob(path, own, concurrency=10).run(client):
+            seen.append(result)
+            if len(seen) == 50:
+                await BulkJob(other, own).prepare(client)
+
+    with pytest.raises(ConfigurationError, match="another job has entered rows"):
+        await disturbed()
+    assert len(sandbox.messages) == len(seen) < 1500
+    job = BulkJob(path, own)
+    await job.prepare(client)
+    await BulkJob(other, own).prepare(client)
+    assert "another job has entered rows" in await refused(job.run(client), ConfigurationError)
+    await told(BulkJob(path, own).run(client))
+    assert len({message.text for message in sandbox.messages}) == len(sandbox.messages) == 1500
+    await own.aclose()
+
+
+async def test_a_file_that_changes_while_it_is_checked_is_not_taken_for_the_other(
+    client: SMSIDClient, sandbox: Sandbox, path: Path, journal: Path
+) -> None:
+    write(path, rows_of("one", "two"))
+    job = BulkJob(path, journal)
+    with pytest.raises(ValidationError, match="was changed while it was checked"):
+        await job.prepare(client, look=lambda _: write(path, rows_of("three")))
+    await told(job.run(client))
+    assert [message.text for message in sandbox.messages] == ["three"]
+
+
+@pytest.mark.parametrize("flag", ["resend_unknown", "allow_changed"])
+def test_a_flag_that_is_a_text_is_refused(path: Path, flag: str) -> None:
+    with pytest.raises(ConfigurationError, match="give True or False"):
+        BulkJob(path, **{flag: "false"})  # type: ignore[arg-type]
+
+
 async def test_the_sender_of_the_client_is_part_of_a_message(
     client: SMSIDClient, sandbox: Sandbox, path: Path, journal: Path
 ) -> None:

@@ -39,6 +39,7 @@ from smsid_async import (
     SMSIDError,
     SQLiteJournal,
     ValidationError,
+    _entries,
 )
 from smsid_async.hooks import AttemptFinished
 from smsid_async.journal import Claim, Journal, fingerprint_of
@@ -1481,3 +1482,91 @@ async def test_an_answer_that_cannot_be_written_down_is_not_trusted(path: Path, 
             with pytest.raises(OutcomeUnknownError):
                 await send(client)
     assert states(path) == {REFERENCE: "unknown"}
+
+
+async def test_a_request_of_another_process_is_not_overwritten(path: Path) -> None:
+    """Should two get past the lock, a file system without locks say, the row itself decides."""
+    journal = SQLiteJournal(path)
+    await journal.open("http://127.0.0.1/")
+    claim = await claimed(journal)
+    await journal.run(
+        lambda file: file.execute(
+            "INSERT INTO entries (reference, fingerprint, recipient, state, token) "
+            "VALUES (?, ?, ?, 'intent', 'another')",
+            (claim.reference, claim.fingerprint, claim.recipient),
+        )
+    )
+    with pytest.raises(JournalUnavailableError, match="came first"):
+        await journal.intend(claim)
+    await journal.release(claim)
+    assert states(path) == {REFERENCE: "intent"}
+    await journal.aclose()
+
+
+async def test_hundreds_of_calls_with_one_reference_end_together(path: Path) -> None:
+    held, journal = Held(answer(200, SENT)), SQLiteJournal(path)
+    looks: list[str] = []
+    find = _entries.find
+
+    def counted(file: sqlite3.Connection, reference: str) -> _entries.Entry | None:
+        looks.append(reference)
+        return find(file, reference)
+
+    async with RawServer(held) as server:
+        async with open_client(server.url, journal) as client:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(_entries, "find", counted)
+                calls = [asyncio.create_task(send(client)) for _ in range(300)]
+                await held.arrived.wait()
+                held.free.set()
+                assert set(await asyncio.gather(*calls)) == {RECEIPT}
+        assert len(server.ledger) == 1
+    assert len(looks) <= 2 * len(calls)  # and not a number that grows with its square
+
+
+async def test_a_journal_that_is_closed_by_others_keeps_the_claims_of_all(path: Path) -> None:
+    journal = SQLiteJournal(path)
+    async with RawServer(answer(200, SENT)) as server:
+
+        async def one(number: int) -> SendReceipt:
+            async with open_client(server.url, journal) as client:
+                return await client.sms.send(NUMBER, "Hello", reference=f"order-{number}")
+
+        receipts = await asyncio.gather(*(one(number) for number in range(100)))
+    assert set(receipts) == {RECEIPT}
+    assert repr(journal) == f"SQLiteJournal({str(path)!r}, account='default')"
+
+
+async def test_resend_unknown_is_true_or_false_and_no_text(path: Path) -> None:
+    async with open_client("http://127.0.0.1:9", SQLiteJournal(path)) as client:
+        with pytest.raises(ConfigurationError, match="give True or False"):
+            await client.sms.send(NUMBER, "Hello", reference="r", resend_unknown="false")  # type: ignore[arg-type]
+
+
+def test_a_loop_that_ends_before_an_exchange_began_leaves_no_claim(path: Path) -> None:
+    journal = SQLiteJournal(path)
+
+    async def begin(url: str) -> None:
+        client = open_client(url, journal)
+        clients.append(client)
+        task = asyncio.create_task(send(client))
+        while not client._pipeline._tasks:
+            await asyncio.sleep(0)
+        for each in client._pipeline._tasks:
+            each.cancel()  # as a loop does that shuts down
+        task.cancel()
+
+    async def again() -> None:
+        async with RawServer(answer(200, SENT)) as server, asyncio.timeout(10):
+            async with open_client(server.url, journal) as client:
+                await send(client)
+
+    clients: list[SMSIDClient] = []
+    asyncio.run(begin("http://127.0.0.1:9"))
+    journal._bound_to = ""
+    journal_file = sqlite3.connect(path)
+    journal_file.execute("DELETE FROM meta")
+    journal_file.commit()
+    journal_file.close()
+    asyncio.run(again())
+    assert states(path) == {REFERENCE: "sent"}

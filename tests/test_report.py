@@ -217,6 +217,11 @@ async def test_a_report_does_not_take_the_journals_place(path: Path, journal: Pa
     await run_job(path, journal)
     with pytest.raises(ConfigurationError, match="the journal's place"):
         report(journal, journal.parent / "." / journal.name)
+    link = path.with_suffix(".link")
+    link.hardlink_to(journal)
+    for part in (link, Path(f"{journal}.lock"), Path(f"{journal}-wal")):
+        with pytest.raises(ConfigurationError, match="the journal's place"):
+            report(journal, part)
     assert report(journal, path.with_suffix(".csv2")) > 0
 
 

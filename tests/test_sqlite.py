@@ -484,3 +484,31 @@ def test_a_write_that_the_kernel_refuses_is_told_and_passes(path: Path) -> None:
     connection = look(path)
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.close()
+
+
+async def test_a_store_that_was_closed_refuses_work_and_nobody_hangs(path: Path) -> None:
+    store = store_at(path, lambda _: None)
+    assert leave(store)
+    with pytest.raises(JournalUnavailableError, match="was closed meanwhile"):
+        await store.submit(lambda _: None)
+    store.join()
+
+
+async def test_a_symbolic_link_is_the_same_file(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(path)
+    store = store_at(path, lambda file: file.execute("CREATE TABLE IF NOT EXISTS t (x)"))
+    assert store_at(link, lambda _: None) is store
+    await store.submit(lambda file: file.execute("INSERT INTO t VALUES (1)").rowcount)
+    reading = read_only(link)
+    assert reading.execute("SELECT x FROM t").fetchall() == [(1,)]  # still in the log only
+    reading.close()
+    assert not leave(store)
+    assert leave(store)
+    store.join()
+    store = store_at(link, lambda _: None)
+    await store.submit(lambda _: None)
+    assert (tmp_path / f"{path.name}.lock").exists()
+    assert not (tmp_path / "link.db.lock").exists()
+    assert leave(store)
+    store.join()

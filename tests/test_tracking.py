@@ -237,6 +237,19 @@ async def test_a_timeout_ends_a_round_that_the_budget_slows_down(journal: Path) 
 
 
 @pytest.mark.looptime
+async def test_no_page_begins_after_the_timeout(journal: Path) -> None:
+    async def slow(arrival: Arrival, writer: asyncio.StreamWriter) -> None:
+        if b"/sms/status" in arrival.head:
+            await asyncio.sleep(2)
+        await by_path(status_of("delivered"))(arrival, writer)
+
+    async with RawServer(slow) as server:
+        async with open_client(server.url) as client:
+            await send(client, journal, *[NUMBER] * 60)
+            assert len(await told(track(client, journal, timeout=3))) == 40
+
+
+@pytest.mark.looptime
 async def test_pauses_grow_to_half_a_minute(journal: Path) -> None:
     scripts = [status_of("sent")] * 12
     async with RawServer(by_path(*scripts, status_of("failed"))) as server:
