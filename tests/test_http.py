@@ -26,6 +26,7 @@ from smsid_async import (
     BudgetUnavailableError,
     ConfigurationError,
     InvalidResponseError,
+    Message,
     NotSentError,
     OTPVerificationError,
     Outcome,
@@ -45,7 +46,7 @@ from smsid_async.hooks import HoldStarted
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from wire import Script
+    from wire import Arrival, Script
 
     from smsid_async.hooks import AttemptFinished, Event
 
@@ -404,6 +405,24 @@ async def test_a_refusal_after_a_doubt_stays_a_doubt() -> None:
         async with open_client(server.url, retry=policy) as client:
             with pytest.raises(OutcomeUnknownError) as caught:
                 await send(client)
+    assert isinstance(caught.value.__cause__, BadRequestError)
+
+
+async def test_what_a_cancelled_call_left_behind_keeps_the_doubt_of_an_earlier_attempt() -> None:
+    policy = RetryPolicy(retry_unknown=True, backoff=0.001, max_backoff=0.001)
+    gate = asyncio.Event()
+
+    async def refuse_late(arrival: Arrival, writer: asyncio.StreamWriter) -> None:
+        await gate.wait()
+        await answer(400, envelope(400))(arrival, writer)
+
+    async with RawServer(reset, refuse_late) as server:
+        async with open_client(server.url, retry=policy) as client:
+            call = client.sms._send_call(Message(NUMBER, "Hello"), lane=Priority.BULK)
+            await cancelled(client._pipeline.request(call), lambda: len(server.ledger) == 2)
+            gate.set()
+            with pytest.raises(OutcomeUnknownError) as caught:
+                await client._pipeline.settle(call)
     assert isinstance(caught.value.__cause__, BadRequestError)
 
 
