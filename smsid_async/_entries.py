@@ -25,6 +25,7 @@ __all__ = [
     "prepare",
     "record",
     "requests_since",
+    "settle",
     "withdraw",
 ]
 
@@ -197,6 +198,17 @@ def record(
         "AND (? = 'sent' OR token = ? AND state != 'sent')",
         (outcome.value, *told, why or None, now, reference, outcome.value, token),
     )
+
+
+def settle(connection: sqlite3.Connection, reference: str, *, sent: bool, now: float) -> bool:
+    """Write what became of a message in doubt; False if it is not in doubt."""
+    state, message_id = ("sent", "") if sent else ("not_sent", None)  # nobody knows its ID
+    found = connection.execute(
+        "UPDATE entries SET state = ?, message_id = ?, status = 'settled', ended_at = ?, "
+        "why = 'settled by hand' WHERE reference = ? AND state = 'unknown'",
+        (state, message_id, now, reference),
+    )
+    return found.rowcount > 0
 
 
 def requests_since(

@@ -42,8 +42,9 @@ __all__ = [
 _TOLD = 100  # repeated rows whose lines are kept
 _OPEN = "('claimed', 'not_sent', 'rejected')"
 _OPEN_OR_UNKNOWN = "('claimed', 'not_sent', 'rejected', 'intent', 'unknown')"
-_ON_ITS_WAY = (
-    "state = 'sent' AND coalesce(delivery, '') NOT IN ('delivered', 'failed', 'untraceable')"
+_ON_ITS_WAY = (  # what was settled by hand has no ID to ask by
+    "state = 'sent' AND message_id != '' "
+    "AND coalesce(delivery, '') NOT IN ('delivered', 'failed', 'untraceable')"
 )
 _GOT_ANOTHER = (  # its words are those of the index by recipient
     "EXISTS (SELECT 1 FROM entries AS old WHERE old.recipient = new.recipient AND old.batch {} "

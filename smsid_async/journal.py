@@ -351,6 +351,24 @@ class SQLiteJournal:
         self._drop(claim, store)  # at once, since a loop that is being shut down waits for no disk
         await written
 
+    async def settle(self, reference: str, *, sent: bool) -> bool:
+        """Say what became of a message whose outcome is unknown, once you have found out.
+
+        Args:
+            reference: Its name.
+            sent: True if it was sent, so that it never is again: its receipt has an empty
+                `message_id`. False if it was not, so that the next send under it goes out.
+
+        Returns:
+            Whether it was in doubt; if not, nothing is changed.
+
+        Raises:
+            JournalUnavailableError: The file cannot be written.
+            ConfigurationError: It is no journal, or another process uses it.
+        """
+        now = self._wall_clock()
+        return await self.run(lambda file: _entries.settle(file, reference, sent=sent, now=now))
+
     async def requests_since(self, seconds: float) -> list[PastRequest]:
         """Return what earlier processes sent under a reference in the last `seconds`."""
         now = self._wall_clock()

@@ -305,7 +305,8 @@ def test_unknown_outcomes_exit_with_3_now_and_later(listed, journal):
         assert "unknown:        2" in result.stdout
         assert result.stderr == (
             f"smsid: 2 messages may have been sent or not: `smsid bulk report {journal}` names "
-            "them, find out. They are not sent again, unless you say --resend-unknown\n"
+            "them, find out and tell `smsid bulk settle`. They are not sent again, unless you say "
+            "--resend-unknown\n"
         )
         result = run(server, path, as_json=True)
         assert result.exit_code == 3
@@ -601,6 +602,27 @@ def test_status_tells_what_the_api_will_not_tell_about(sandbox, listed, journal)
         file.execute("UPDATE entries SET delivery = 'untraceable'")
     lines = invoke(None, "bulk", "status", str(journal), key=None).stdout.splitlines()
     assert "untraceable: 1 (the API tells nothing about them)" in lines
+
+
+def test_what_is_in_doubt_is_settled_and_the_next_run_sends_the_rest(sandbox, listed, journal):
+    path = listed([f"{TO},One,1", f"{TO},Two,2"], "to,message,reference")
+    run(sandbox, path)
+    with contextlib.closing(sqlite3.connect(journal)) as file, file:
+        file.execute("UPDATE entries SET state = 'unknown', message_id = NULL")
+    assert run(sandbox, path).exit_code == 3
+    settle = ("bulk", "settle", str(journal))
+    assert invoke(None, *settle, "--sent", "1").stdout == "settled as sent: 1\n"
+    result = invoke(None, *settle, "--not-sent", "2", "3")
+    assert result.exit_code == 1
+    assert result.stdout == "settled as not sent: 1\n"
+    assert "3: the journal has no unknown message of this name" in result.stderr
+    run(sandbox, path)
+    assert sorted(message.text for message in sandbox.messages) == ["One", "Two", "Two"]
+    assert {each["outcome"] for each in reported(journal)} == {"sent"}
+    result = invoke(sandbox, "bulk", "track", str(journal), "--timeout", "0.1")
+    assert "of 2 sent" in result.stdout
+    missing = invoke(None, "bulk", "settle", f"{journal}.no", "--sent", "1")
+    assert missing.exit_code == 2
 
 
 def test_the_report_neutralises_formulas_and_nothing_is_lost(sandbox, listed, journal, tmp_path):

@@ -1570,3 +1570,19 @@ def test_a_loop_that_ends_before_an_exchange_began_leaves_no_claim(path: Path) -
     journal_file.close()
     asyncio.run(again())
     assert states(path) == {REFERENCE: "sent"}
+
+
+@pytest.mark.parametrize("sent", [True, False])
+async def test_what_was_in_doubt_can_be_settled(path: Path, sent: bool) -> None:
+    journal = SQLiteJournal(path)
+    async with RawServer(reset, answer(200, SENT)) as server:
+        async with open_client(server.url, journal) as client:
+            with pytest.raises(OutcomeUnknownError):
+                await send(client)
+            assert not await journal.settle("another", sent=sent)
+            assert await journal.settle(REFERENCE, sent=sent)
+            assert not await journal.settle(REFERENCE, sent=not sent)
+            receipt = await send(client)
+        assert len(server.ledger) == (1 if sent else 2)
+    assert receipt.message_id == ("" if sent else "M1")
+    assert states(path) == {REFERENCE: "sent"}

@@ -232,6 +232,26 @@ def bulk_status(context: typer.Context, journal: Journal) -> None:
     _exit(session.run(lambda: _journal.status(session, journal)))
 
 
+@bulk.command("settle")
+def bulk_settle(
+    context: typer.Context,
+    journal: Journal,
+    references: Annotated[
+        list[str],
+        typer.Argument(metavar="REFERENCE...", help="As `smsid bulk report` shows them."),
+    ],
+    sent: Annotated[
+        bool,
+        typer.Option("--sent/--not-sent", help="What you found out.", show_default=False),
+    ],
+) -> None:
+    """Say what became of messages whose outcome is unknown.
+
+    Those that were sent are never sent again; the others are, by the next run.
+    """
+    _run(context, lambda session: _journal.settle(session, journal, references, sent=sent))
+
+
 @bulk.command("report")
 def bulk_report(
     context: typer.Context,

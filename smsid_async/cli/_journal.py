@@ -1,13 +1,15 @@
-"""`smsid bulk status` and `smsid bulk report`: what a journal knows."""
+"""`smsid bulk status`, `report` and `settle`: what a journal knows, and is told."""
 
+import asyncio
 from pathlib import Path
 
 import attrs
 
 from smsid_async.bulk import report, summarise
 from smsid_async.cli._session import Code, Session
+from smsid_async.journal import SQLiteJournal
 
-__all__ = ["status", "write_report"]
+__all__ = ["settle", "status", "write_report"]
 
 _SHOWN = ("rejected", "not_sent", "unknown", "waiting", "in_flight", "delivered", "failed")
 
@@ -25,6 +27,26 @@ def status(session: Session, journal: Path) -> int:
     session.out.line(f"cost:       {found.cost}")
     session.out.record({**numbers, "journal": str(journal)})
     return Code.WELL
+
+
+async def settle(session: Session, path: Path, references: list[str], *, sent: bool) -> int:
+    """Record what became of messages in doubt."""
+    await asyncio.to_thread(summarise, path)  # a journal that is not there is not made
+    journal, wrong = SQLiteJournal(path), 0
+    try:
+        for reference in references:
+            done = await journal.settle(reference, sent=sent)
+            session.out.record({"reference": reference, "settled": done})
+            if not done:
+                wrong += 1
+                session.out.sentence(
+                    f"{reference}: the journal has no unknown message of this name"
+                )
+    finally:
+        await journal.aclose()
+    word = "sent" if sent else "not sent"
+    session.out.line(f"settled as {word}: {len(references) - wrong:,}")
+    return Code.FAILED if wrong else Code.WELL
 
 
 def write_report(session: Session, journal: Path, form: str, destination: Path | None) -> int:

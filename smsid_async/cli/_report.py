@@ -162,8 +162,8 @@ class Report:
             sentences.append(f"{job.unknown:,} messages may have been sent or not")
         if job.unknown and journal is not None:
             sentences[-1] += (
-                f": `smsid bulk report {shlex.quote(str(journal))}` names them, find out. "
-                "They are not sent again, unless you say --resend-unknown"
+                f": `smsid bulk report {shlex.quote(str(journal))}` names them, find out and "
+                "tell `smsid bulk settle`. They are not sent again, unless you say --resend-unknown"
             )
         return sentences
 
