@@ -28,7 +28,6 @@ import attrs
 from smsid_async import _entries
 from smsid_async._claims import Holder
 from smsid_async._config import check_seconds
-from smsid_async._sqlite import leave, store_at
 from smsid_async.errors import (
     ConfigurationError,
     DuplicateReferenceError,
@@ -405,6 +404,8 @@ class SQLiteJournal:
         return f"SQLiteJournal({str(self.path)!r}, account={self.account!r})"
 
     def _opened(self) -> Store:
+        from smsid_async._sqlite import leave, store_at  # noqa: PLC0415 - with the first use only
+
         with self._opening:
             store = self._store
             if store is None or not store.usable:
@@ -433,8 +434,7 @@ class SQLiteJournal:
             if not self._closing or needed or self._store is None:
                 return None
             store, self._store, self._closing = self._store, None, False
-            self._leaving.detach()
-            return store if leave(store) else None
+            return store if self._leaving() else None
 
 
 def _judge(

@@ -229,3 +229,10 @@ def test_the_import_is_silent_even_when_warnings_are_errors():
         check=True,
     )
     assert (run.stdout, run.stderr) == (b"", b"")
+
+
+def test_sqlite_is_loaded_by_its_first_use_only():
+    names = "SMSIDClient, SQLiteJournal"
+    code = f"import sys; from smsid_async import {names}; print('sqlite3' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
