@@ -543,6 +543,7 @@ def test_a_path_that_cannot_be_one_is_told():
         list(Source("a\0b"))
 
 
+@pytest.mark.heavy
 def test_memory_is_flat_for_many_rows(tmp_path):
     path = tmp_path / "list.csv"
     with path.open("w") as file:

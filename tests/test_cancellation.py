@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from smsid_async._exchange import Exchange
 
+pytestmark = pytest.mark.heavy
+
 BUDGETS: dict[str, Callable[[], RateBudget]] = {
     "no rate limit": lambda: RateBudget.unlimited(max_in_flight=PLACES),
     "a window": lambda: RateBudget(10**6, 60.0, reserve=0, max_in_flight=PLACES),

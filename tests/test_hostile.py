@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 
     from wire import Arrival, Script
 
+pytestmark = pytest.mark.heavy
+
 HERE = Path(__file__).parent
 CORPUS = HERE / "fuzz" / "corpus"
 

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
     from typing import Any
 
+pytestmark = pytest.mark.heavy
+
 LEASE = 10.0
 MEMORY = Path("/dev/shm")
 references = st.sampled_from(["one", "two"])

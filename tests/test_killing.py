@@ -10,6 +10,8 @@ from killing import campaign
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.heavy
+
 NO_INTENT = """
 from smsid_async import _entries, journal
 async def nothing(self, claim): pass
@@ -21,10 +23,12 @@ from smsid_async.journal import SQLiteJournal
 intend = SQLiteJournal.intend
 async def too_early(self, claim):
     await intend(self, claim)
+    import asyncio
     receipt = SendReceipt("M1", "success", None, None)
     await self.run(lambda file: _entries.record(
         file, claim.reference, Outcome.SENT,
         token=claim.token, receipt=receipt, why="", now=0.0))
+    await asyncio.sleep(0.2)  # a kill mostly comes while it has not left yet
 from smsid_async import _entries
 SQLiteJournal.intend = too_early
 """

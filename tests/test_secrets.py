@@ -33,6 +33,8 @@ from smsid_async.models import Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.heavy
+
 asyncio.set_event_loop(None)
 
 KEY, SECRET, CODE = "key-canary", "secret-canary", "974318"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.heavy
+
 SNIPPET = Path(__file__).parent / "typing" / "user_snippet.py"
 # Each line with `# wrong` is an error of the program, and must be found.
 MISTAKES = """
