@@ -66,12 +66,6 @@ async def never_ended(exchange: Exchange[Any], task: asyncio.Task[None]) -> None
     """Let every exchange go on, those that have not left too."""
 
 
-async def closed_without_waiting(self: Pipeline) -> None:
-    self.closed = True
-    if self._connections is not None:
-        await self._connections.aclose()
-
-
 WITHOUT: dict[str, tuple[object, str, object, set[str]]] = {
     "an exchange in the caller's task": (
         Pipeline,
@@ -96,12 +90,6 @@ WITHOUT: dict[str, tuple[object, str, object, set[str]]] = {
         "_abandon",
         never_ended,
         {"untrue"},
-    ),
-    "a client that does not wait as it is closed": (
-        Pipeline,
-        "aclose",
-        closed_without_waiting,
-        {"leaked tasks"},
     ),
 }
 

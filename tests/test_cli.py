@@ -84,6 +84,7 @@ def test_the_commands_are_those_that_we_promise():
         "balance",
         "bulk report",
         "bulk run",
+        "bulk settle",
         "bulk status",
         "bulk track",
         "demo",

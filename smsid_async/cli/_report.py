@@ -2,6 +2,7 @@
 
 import shlex
 import threading
+from collections import deque
 from decimal import Decimal
 
 from rich import box
@@ -37,7 +38,8 @@ class Report:
         self._cost: Decimal | None = None
         self._writing = threading.Lock()  # a second Ctrl-C closes it from another thread
         self._closed = False
-        self._newest = 0  # place of the message whose receipt told the balance
+        # Answers overtake one another: of as many as can be in flight, the least is the last.
+        self._balances: deque[Decimal] = deque(maxlen=50)
 
     def add(self, result: RowResult) -> None:
         """Count a result and write it, unless the sums have been written."""
@@ -52,8 +54,9 @@ class Report:
             cost, balance = result.receipt.cost, result.receipt.remaining_balance
             if cost is not None:
                 self._cost = (self._cost or Decimal(0)) + cost
-            if balance is not None and result.index >= self._newest:  # answers overtake
-                self._state.balance, self._newest = balance, result.index
+            if balance is not None:
+                self._balances.append(balance)
+                self._state.balance = min(self._balances)
         elif not _was_stopped(result):
             self._out.line(
                 f"line {result.line}: {mask_number(result.message.to)} "
