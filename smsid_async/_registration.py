@@ -60,9 +60,10 @@ class Registration:
             base_url: Of the API, to which the journal must belong.
             deadline: When to stop waiting for another call, on the loop's clock.
         """
+        limit = asyncio.timeout_at(deadline)
         try:
             with _told():
-                async with asyncio.timeout_at(deadline) as limit:
+                async with limit:
                     await self.journal.open(base_url)
                     found = await self.journal.claim(
                         self.reference,
