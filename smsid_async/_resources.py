@@ -47,13 +47,13 @@ if TYPE_CHECKING:
     from smsid_async._http import Pipeline
     from smsid_async.journal import Journal
 
-__all__ = ["OTP", "SMS"]
+__all__ = ["FIRST_POLL", "MAY_PASS", "OTP", "POLL_GROWTH", "SLOWEST_POLL", "SMS"]
 
-_FIRST_POLL = 1.0  # seconds between the first two polls of a status
-_POLL_GROWTH = 1.5
-_SLOWEST_POLL = 30.0
+FIRST_POLL = 1.0  # seconds between the first two polls of a status
+POLL_GROWTH = 1.5
+SLOWEST_POLL = 30.0
 _LAST_POLL = 1.0  # seconds before the end of a wait
-_MAY_PASS = (
+MAY_PASS = (
     BudgetTimeoutError,
     InvalidResponseError,
     RateLimitError,
@@ -173,7 +173,7 @@ class SMS(_Resource):
         check_seconds("timeout", timeout)
         loop = asyncio.get_running_loop()
         deadline = math.inf if timeout is None else loop.time() + timeout
-        pause, last = _FIRST_POLL, None
+        pause, last = FIRST_POLL, None
         trouble: SMSIDError | None = None
         while (left := deadline - loop.time()) > 0:
             call = self._status_call(
@@ -184,14 +184,14 @@ class SMS(_Resource):
             )
             try:
                 last = await self._pipeline.request(call)
-            except _MAY_PASS as error:
+            except MAY_PASS as error:
                 trouble = error
             else:
                 trouble = None
                 if last.is_final:
                     return last
             await asyncio.sleep(_nap(pause, deadline - loop.time()))
-            pause = min(pause * _POLL_GROWTH, _SLOWEST_POLL)
+            pause = min(pause * POLL_GROWTH, SLOWEST_POLL)
         raise _not_final(timeout, last) from trouble
 
     def send_many(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from smsid_async._config import check_flag
 from smsid_async.errors import (
     ConfigurationError,
     JournalUnavailableError,
@@ -46,8 +47,7 @@ def _seconds(_: object, attribute: attrs.Attribute[float], value: float) -> None
 
 
 def _plain_bool(_: object, attribute: attrs.Attribute[bool], value: bool) -> None:
-    if not isinstance(value, bool):  # the text "false" would count as true, and send twice
-        raise ConfigurationError(f"RetryPolicy.{attribute.name} is {value!r}; give True or False")
+    check_flag(f"RetryPolicy.{attribute.name}", value)
 
 
 @attrs.frozen(kw_only=True)

@@ -11,16 +11,9 @@ from typing import TYPE_CHECKING
 import attrs
 
 from smsid_async import _manifest
+from smsid_async._resources import FIRST_POLL, MAY_PASS, POLL_GROWTH, SLOWEST_POLL
 from smsid_async.budget import Priority
-from smsid_async.errors import (
-    APIError,
-    AuthenticationError,
-    BudgetTimeoutError,
-    InvalidResponseError,
-    RateLimitError,
-    ServerError,
-    TransportError,
-)
+from smsid_async.errors import APIError, AuthenticationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -34,16 +27,6 @@ __all__ = ["UNTRACEABLE", "Delivery", "follow"]
 
 UNTRACEABLE = "untraceable"  # recorded for a message that the API refuses to tell about
 _AT_ONCE = 20  # polls in hand
-_FIRST_PAUSE = 1.0  # seconds between the first two rounds
-_GROWTH = 1.5
-_LONGEST_PAUSE = 30.0
-_MAY_PASS = (
-    BudgetTimeoutError,
-    InvalidResponseError,
-    RateLimitError,
-    ServerError,
-    TransportError,
-)
 
 
 @attrs.frozen
@@ -69,7 +52,7 @@ async def follow(
     """Poll everything that is not final, round after round, and record what is new."""
     loop = asyncio.get_running_loop()
     deadline = math.inf if timeout is None else loop.time() + timeout
-    pause = _FIRST_PAUSE
+    pause = FIRST_POLL
     while True:
         waiting = False
         async for found in _round(client, journal, deadline):
@@ -79,7 +62,7 @@ async def follow(
         if over or not (waiting or await journal.run(_manifest.any_undelivered)):
             return
         await asyncio.sleep(pause)
-        pause = min(pause * _GROWTH, _LONGEST_PAUSE)
+        pause = min(pause * POLL_GROWTH, SLOWEST_POLL)
 
 
 async def _round(
@@ -123,7 +106,7 @@ async def _poll(client: SMSIDClient, each: Undelivered, max_wait: float | None) 
         status = found.status
     except AuthenticationError:
         raise
-    except _MAY_PASS:
+    except MAY_PASS:
         return None
     except APIError:  # of this message it will not tell
         pass

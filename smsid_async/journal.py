@@ -250,21 +250,19 @@ class SQLiteJournal:
         resend_unknown: bool = False,
     ) -> Claim | SendReceipt:
         """Claim a reference, or return the receipt that it already has; see `Journal.claim`."""
-        claims = self._opened().claims
+        store = self._opened()
         holder = Holder(fingerprint, self._clock() + self._lease)
         token = secrets.token_hex(8)
         self._holders[token] = holder  # from now on the file stays open
         try:
-            found = await self._found(claims, holder, reference, fingerprint, resend=resend_unknown)
+            found = await self._found(
+                store.claims, holder, reference, fingerprint, resend=resend_unknown
+            )
         except BaseException:
-            self._holders.pop(token)
-            claims.drop(reference, holder)
-            self._leave_if_idle()
+            self._drop(reference, token, store)
             raise
         if isinstance(found, SendReceipt):
-            self._holders.pop(token)
-            claims.drop(reference, holder)
-            self._leave_if_idle()
+            self._drop(reference, token, store)
             return found
         holder.doubtful = found
         return Claim(reference, fingerprint, recipient, token, doubtful=found)
@@ -334,7 +332,8 @@ class SQLiteJournal:
             again=True,
         )
         if outcome is not Outcome.UNKNOWN:
-            self._drop(claim, store)  # whoever claims it next reads the file after this was written
+            # Whoever claims it next reads the file after this was written.
+            self._drop(claim.reference, claim.token, store)
         await written
 
     async def release(self, claim: Claim, *, why: str = "") -> None:
@@ -347,7 +346,8 @@ class SQLiteJournal:
             ),
             again=True,
         )
-        self._drop(claim, store)  # at once, since a loop that is being shut down waits for no disk
+        # At once, since a loop that is being shut down waits for no disk.
+        self._drop(claim.reference, claim.token, store)
         await written
 
     async def settle(self, reference: str, *, sent: bool) -> bool:
@@ -423,8 +423,8 @@ class SQLiteJournal:
         except KeyError:
             raise _lost(claim) from None
 
-    def _drop(self, claim: Claim, store: Store) -> None:
-        store.claims.drop(claim.reference, self._holders.pop(claim.token))
+    def _drop(self, reference: str, token: str, store: Store) -> None:
+        store.claims.drop(reference, self._holders.pop(token))
         self._leave_if_idle()
 
     def _leave_if_idle(self) -> Store | None:
